@@ -1,0 +1,283 @@
+"""The typed configuration of one training run, complete when made; no torch, so that a login node can plan.
+
+Every class is the scientific configuration of a run: a field is part of a run's identity unless its metadata says
+`scientific: False`. A field that equals its default is left out of the identity, so **a default never changes**.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Role = Literal["embedding", "head", "hidden", "expert", "router", "vector"]
+"""What a parameter is to the optimiser (`model.parameters` lists each one's)."""
+
+
+def check(condition: bool, message: str) -> None:
+    """Raise `ValueError(message)` unless the condition holds; `load_sweep` adds the place."""
+    if not condition:
+        raise ValueError(message)
+
+
+def positive(kind: str, **values: float) -> None:
+    for name, value in values.items():
+        check(value > 0, f"{kind} {name} must be positive, got {value}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """The dense Transformer-Next of HyperP §4 (arXiv 2603.28743) with its ablation switches; defaults are the d = 8 model."""
+
+    width: int = 1024
+    depth: int = 8
+    head_size: int = 128
+    attention_ratio: int = 2
+    """Inner width of attention over `width`: query_heads = attention_ratio · width / head_size."""
+    kv_heads: int = 4
+    mlp_ratio: int = 4
+    """Hidden width of the SwiGLU over `width`."""
+    vocab: int = 32_000
+    context: int = 4096
+    """Tokens per training sequence."""
+    qk_norm: bool = True
+    headwise_gate: bool = True
+    rope_base: float = 10_000.0
+    norm_eps: float = 1e-5
+    mlp: Literal["dense", "moe"] = "dense"
+    sparsity: int = 1
+    """S: the pool holds top_k · sparsity experts (moe only)."""
+    top_k: int = 1
+    """k: granularity; experts are mlp_ratio · width / k wide (moe only)."""
+    shared_expert: bool = True
+    """One of the pool's experts is always on (moe only; needs top_k ≥ 2)."""
+
+    def __post_init__(self) -> None:
+        positive(
+            "the model's",
+            width=self.width,
+            depth=self.depth,
+            head_size=self.head_size,
+            attention_ratio=self.attention_ratio,
+            kv_heads=self.kv_heads,
+            mlp_ratio=self.mlp_ratio,
+            vocab=self.vocab,
+            context=self.context,
+            rope_base=self.rope_base,
+            norm_eps=self.norm_eps,
+            sparsity=self.sparsity,
+            top_k=self.top_k,
+        )
+        inner = self.attention_ratio * self.width
+        check(self.head_size % 2 == 0, f"head_size must be even for rotary embeddings, got {self.head_size}")
+        check(
+            inner % self.head_size == 0,
+            f"head_size {self.head_size} does not divide the attention width {inner} "
+            f"(attention_ratio {self.attention_ratio} × width {self.width}); choose a head_size that does",
+        )
+        check(
+            self.query_heads % self.kv_heads == 0,
+            f"kv_heads {self.kv_heads} does not divide the {self.query_heads} query heads "
+            f"(attention_ratio × width / head_size); choose a divisor of {self.query_heads}",
+        )
+        if self.mlp == "dense":
+            check(
+                self.sparsity == 1 and self.top_k == 1,
+                f"sparsity {self.sparsity} and top_k {self.top_k} need a mixture of experts; set model.mlp=moe",
+            )
+        else:
+            check(
+                (self.mlp_ratio * self.width) % self.top_k == 0,
+                f"top_k {self.top_k} does not divide the MLP width {self.mlp_ratio * self.width}; choose a divisor",
+            )
+            check(
+                not self.shared_expert or self.top_k >= 2,
+                f"a shared expert needs top_k of at least 2, got {self.top_k}; set model.shared_expert=false",
+            )
+
+    @property
+    def query_heads(self) -> int:
+        return self.attention_ratio * self.width // self.head_size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimizerConfig:
+    """The update rule of the hidden matrices and its constants (HyperP §2 and code; `spec` of each in `model.optimizer`)."""
+
+    name: Literal["muonh", "muon", "adamw"] = "muonh"
+    momentum: float = 0.95
+    nesterov: bool = True
+    ns_steps: int = 5
+    ns_dtype: Literal["float64", "float32", "bfloat16", "float16"] = "float32"
+    """Precision of Newton–Schulz; the paper's is bfloat16."""
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    """λ of the base configuration; what one step removes is `Rates.weight_decay`."""
+    clip: float = 1.0
+    """Global gradient norm; 0 switches clipping off."""
+
+    def __post_init__(self) -> None:
+        check(0 <= self.momentum < 1, f"momentum must lie in [0, 1), got {self.momentum}")
+        check(0 <= self.beta1 < 1 and 0 <= self.beta2 < 1, f"betas must lie in [0, 1), got {self.beta1}, {self.beta2}")
+        check(self.ns_steps >= 1, f"ns_steps must be at least 1, got {self.ns_steps}")
+        check(self.eps > 0, f"eps must be positive, got {self.eps}")
+        check(self.clip >= 0, f"clip must be 0 (off) or positive, got {self.clip}")
+        check(self.weight_decay >= 0, f"weight_decay must not be negative, got {self.weight_decay}")
+        check(
+            self.name != "muonh" or self.weight_decay == 0,
+            f"weight_decay {self.weight_decay} has no place on the sphere (HyperP theorem 1): set it to 0 for muonh",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduleConfig:
+    """The learning rate over training as a multiple of its peak; the default is HyperP's (§4): linear to a tenth."""
+
+    name: Literal["linear", "cosine", "wsd", "constant"] = "linear"
+    final: float = 0.1
+    """Rate at the end over the peak."""
+    warmup: float = 0.0
+    """Share of the steps that rise linearly from 0."""
+    decay: float = 0.2
+    """Share of the steps that decay (wsd only)."""
+
+    def __post_init__(self) -> None:
+        check(0 <= self.final <= 1, f"final must lie in [0, 1], got {self.final}")
+        check(0 <= self.warmup < 1, f"warmup is a share of the steps in [0, 1), got {self.warmup}")
+        check(0 < self.decay <= 1, f"decay is a share of the steps in (0, 1], got {self.decay}")
+        if self.name == "wsd":
+            check(
+                self.warmup + self.decay <= 1, f"warmup {self.warmup} and decay {self.decay} overlap; lower one of them"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataConfig:
+    """Where tokens come from; the fingerprint, not the path, is part of a run's identity."""
+
+    source: Literal["python_source", "synthetic", "text", "shards"] = "python_source"
+    path: str = field(default="", metadata={"scientific": False})
+    """File, folder or glob (text, shards)."""
+    tokenizer: str = field(default="bytes", metadata={"scientific": False})
+    """`bytes`, or the path of a `tokenizers` JSON file (text)."""
+    column: str = "text"
+    """Field of a jsonl record or column of a parquet file that holds the text."""
+    validation: float = 0.05
+    """Share of the documents that are held out (python_source, text, shards without validation files)."""
+    entropy_order: int = 1
+    """Order of the Markov chain (synthetic)."""
+    concentration: float = 0.1
+    """Dirichlet concentration of the chain's transitions: lower is more predictable (synthetic)."""
+    source_seed: int = 0
+    """Seed of the chain itself (synthetic), not of a run."""
+    fingerprint: str = ""
+    """Hash of the content, filled in by `model.corpus.fingerprint` before a run is planned."""
+
+    def __post_init__(self) -> None:
+        check(0 < self.validation < 1, f"validation is a share in (0, 1), got {self.validation}")
+        check(1 <= self.entropy_order <= 3, f"entropy_order must be 1, 2 or 3, got {self.entropy_order}")
+        positive("data", concentration=self.concentration)
+        check(
+            self.source not in ("text", "shards") or bool(self.path),
+            f"data.path is empty: name the file, folder or glob that data={self.source} reads",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationConfig:
+    """Validation loss: mean next-token cross-entropy, nats per token, over a fixed set of sequences."""
+
+    sequences: int = 200
+    """Validation sequences of `model.context` tokens, the same for every run of a source (HyperP code: 200)."""
+    every: int = field(default=0, metadata={"scientific": False})
+    """Steps between validations on the way; 0 validates at the end only."""
+
+    def __post_init__(self) -> None:
+        positive("evaluation", sequences=self.sequences)
+        check(self.every >= 0, f"evaluation.every must be 0 or positive, got {self.every}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seeds:
+    """`init` draws the weights, `data` orders the tokens; the default is HyperP's (code: 3407)."""
+
+    init: int = 3407
+    data: int = 3407
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rates:
+    """The plain numbers that a transfer rule hands to a run; `model` computes no law.
+
+    Peak learning rates by role, multipliers of the residual branches and the logits, and the fraction of a hidden
+    matrix that decay removes in one step at the peak rate.
+    """
+
+    hidden: float
+    head: float
+    embedding: float
+    vector: float
+    residual_multiplier: float = 1.0
+    logit_multiplier: float = 1.0
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        positive("the peak rate of", hidden=self.hidden, head=self.head, embedding=self.embedding, vector=self.vector)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """Everything that decides the losses of one run."""
+
+    model: ModelConfig
+    optimizer: OptimizerConfig
+    schedule: ScheduleConfig
+    data: DataConfig
+    evaluation: EvaluationConfig
+    seed: Seeds
+    rates: Rates
+    tokens: int
+    batch_tokens: int
+    precision: Literal["float64", "float32", "bfloat16"] = "float32"
+    """Of activations and matrix products; weights, update and loss stay in float32 or better."""
+
+    def __post_init__(self) -> None:
+        positive("training", tokens=self.tokens, batch_tokens=self.batch_tokens)
+        check(
+            self.batch_tokens % self.model.context == 0,
+            f"batch_tokens {self.batch_tokens} is not a multiple of model.context {self.model.context}; "
+            f"choose {max(1, round(self.batch_tokens / self.model.context)) * self.model.context}",
+        )
+        check(
+            2 * self.tokens >= self.batch_tokens,
+            f"tokens {self.tokens} is less than half a batch of {self.batch_tokens}: not one step; "
+            "raise tokens or lower batch_tokens",
+        )
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps: tokens over batch_tokens, to the nearest (HyperP §4: 4959 for d = 8)."""
+        return max(1, int(self.tokens / self.batch_tokens + 0.5))
+
+    @property
+    def batch_sequences(self) -> int:
+        return self.batch_tokens // self.model.context
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Execution:
+    """How a run is carried out; nothing here changes its losses beyond the tolerances of its precision."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int = 1
+    """CPU threads of each process."""
+    micro_batch: int = 0
+    """Sequences per forward pass and process; 0 takes the whole share of the batch."""
+    checkpoint_every_s: float = 300.0
+    log_every: int = 10
+    """Steps between lines of metrics.jsonl."""
+
+    def __post_init__(self) -> None:
+        positive(
+            "execution", threads=self.threads, checkpoint_every_s=self.checkpoint_every_s, log_every=self.log_every
+        )
+        check(self.micro_batch >= 0, f"micro_batch must be 0 (whole) or positive, got {self.micro_batch}")

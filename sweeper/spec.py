@@ -1,0 +1,201 @@
+"""What was asked for: a sweep, one run of it, the resources it may use; and the identity of a run."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Literal
+
+from model.config import (
+    DataConfig,
+    EvaluationConfig,
+    Execution,
+    ModelConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+    Seeds,
+    TrainConfig,
+    check,
+    positive,
+)
+from sweeper.laws.transfer import Transfer
+
+Value = int | float | str | bool
+"""What an axis may hold."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gpu:
+    """The device that a run is priced on; `peak_flops` is the dense bf16 peak, `mfu` the share of it that training gets."""
+
+    name: str = "cpu-core"
+    memory_gib: float = 4.0
+    peak_flops: float = 6.4e10
+    mfu: float = 0.25
+
+    def __post_init__(self) -> None:
+        positive("the gpu's", memory_gib=self.memory_gib, peak_flops=self.peak_flops, mfu=self.mfu)
+        check(self.mfu <= 1, f"mfu is a share of the peak in (0, 1], got {self.mfu}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """Where jobs run. `local` starts them on this machine, at most `parallel` at once (0: one per core or GPU)."""
+
+    name: str = "local"
+    scheduler: Literal["local"] = "local"
+    gpu: Gpu = field(default_factory=Gpu)
+    processes: int = 1
+    """Processes of one run (data-parallel ranks)."""
+    parallel: int = 0
+    """Runs at a time; 0 takes as many as there are cores (or GPUs) for."""
+    attempts: int = 3
+    """Attempts that may fail before a run is given up (an interrupted attempt does not count)."""
+
+    def __post_init__(self) -> None:
+        positive("the cluster's", processes=self.processes, attempts=self.attempts)
+        check(self.parallel >= 0, f"cluster.parallel must be 0 (as many as fit) or positive, got {self.parallel}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What a bare `fit NAME` and `plot NAME` answer."""
+
+    by: tuple[str, ...] = ("tokens",)
+    """Columns whose every combination has one learning-rate optimum."""
+    per: tuple[str, ...] = ()
+    """Columns that separate laws and curves, such as the arm."""
+    laws: tuple[str, ...] = ("lr_peak ~ tokens",)
+    curves: tuple[str, ...] = ("loss ~ flops",)
+    baseline: str = ""
+    """The arm that leverage is measured against."""
+    figures: tuple[str, ...] = ("lr", "law", "flops")
+    reference: str = ""
+    """Published values drawn behind ours."""
+    note: str = ""
+    """One sentence that `fit` prints below its result: what to expect of this sweep, and what not."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Base:
+    """The values of an arm before its grid is laid over them; axes name its leaves (`width`, `model.width`, `lr`, …)."""
+
+    model: ModelConfig
+    optimizer: OptimizerConfig
+    schedule: ScheduleConfig
+    data: DataConfig
+    evaluation: EvaluationConfig
+    seed: Seeds
+    transfer: Transfer
+    lr: float
+    tokens: int
+    batch_tokens: int
+    precision: Literal["float64", "float32", "bfloat16"] = "float32"
+
+
+Entry = tuple[str, str | tuple[Value, ...]]
+"""A key with the values it takes, or with an expression that gives them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grid:
+    """The cells laid over a base: the product of the axes and zips, completed by `derive`, kept where `where` holds.
+
+    A union's grids are laid out one after another; each inherits `derive`, `where` and `repeat` from its parent.
+    """
+
+    axes: tuple[Entry, ...] = ()
+    zip: tuple[tuple[Entry, ...], ...] = ()
+    """Groups whose entries advance together."""
+    derive: tuple[Entry, ...] = ()
+    where: tuple[str, ...] = ()
+    repeat: int = 1
+    """Seeds: cell i of a repeat adds i to both seeds."""
+    union: tuple["Grid", ...] = ()
+
+    def __post_init__(self) -> None:
+        positive("grid", repeat=self.repeat)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arm:
+    """One composed variant of a sweep: what distinguishes `muon` from `muonh`, each with its grid."""
+
+    name: str
+    base: Base
+    grid: Grid
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sweep:
+    """A question about training, complete: its arms, where they run and what is to be fitted."""
+
+    name: str
+    title: str = ""
+    arms: tuple[Arm, ...]
+    cluster: Cluster
+    execution: Execution
+    question: Question
+    resolved: str
+    """The composed configuration as YAML, frozen beside the results."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSpec:
+    """One run, complete: what to train, and the labels it carries in the table."""
+
+    run_id: str
+    sweep: str
+    arm: str
+    axes: tuple[tuple[str, Value], ...]
+    """The axis values of the cell, by name."""
+    lr: float
+    """Base learning rate η₀; `train.rates` holds what the transfer rule made of it."""
+    transfer: Transfer
+    train: TrainConfig
+
+    @property
+    def lr_peak(self) -> float:
+        """Peak rate of the hidden matrices after transfer."""
+        return self.train.rates.hidden
+
+
+def run_id(lr: float, train: TrainConfig) -> str:
+    """The identity of a run: 16 hexadecimal digits of the SHA-256 of its canonical configuration.
+
+    Fields equal to their default and fields marked `scientific: False` are left out, floats are rounded to 12
+    significant digits: a new field with a default renames no old run.
+    """
+    identity = json.dumps({"lr": _number(lr), **_identity(train)}, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(identity.encode()).hexdigest()[:16]
+
+
+def _identity(config: Any) -> Mapping[str, Any]:
+    values: dict[str, Any] = {}
+    for declared in _scientific_fields(type(config)):
+        value = getattr(config, declared.name)
+        if dataclasses.is_dataclass(value):
+            nested = _cached_identity(value)
+            if nested:
+                values[declared.name] = nested
+        elif declared.default is dataclasses.MISSING or value != declared.default:
+            values[declared.name] = _number(value) if isinstance(value, float) else value
+    return values
+
+
+@lru_cache(maxsize=65536)
+def _cached_identity(config: Any) -> Mapping[str, Any]:
+    return _identity(config)
+
+
+@lru_cache(maxsize=None)
+def _scientific_fields(kind: type) -> tuple[dataclasses.Field[Any], ...]:
+    return tuple(f for f in dataclasses.fields(kind) if f.metadata.get("scientific", True))
+
+
+def _number(value: float) -> float | int:
+    """12 significant digits; whole numbers become integers, so that 1e6 and 1000000 are one value."""
+    rounded = float(f"{value:.12g}")
+    return int(rounded) if rounded.is_integer() and abs(rounded) < 1e15 else rounded

@@ -1,0 +1,119 @@
+"""Plain mappings (YAML, JSON) to frozen dataclasses and back: nothing untyped passes this door.
+
+A library would do the checking; what is ours is the message: one sentence with the place, the value and the
+nearest valid name.
+"""
+
+import dataclasses
+import difflib
+import math
+import types
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from sweeper.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A closing clause that names the nearest known word, or lists them all.
+
+    >>> did_you_mean("contxt", ["context", "width"])
+    "did you mean 'context'?"
+    """
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(known)}"
+
+
+@lru_cache(maxsize=None)
+def fields_of(kind: type) -> dict[str, tuple[Any, dataclasses.Field[Any]]]:
+    """Each field's resolved type and declaration, by name."""
+    hints = get_type_hints(kind)
+    return {field.name: (hints[field.name], field) for field in dataclasses.fields(kind)}
+
+
+def build(kind: type[T], values: Mapping[str, Any], where: str) -> T:
+    """An instance of the dataclass `kind` from a mapping, every value checked against its field's type.
+
+    Raises:
+        ConfigError: An unknown or missing key, a value of the wrong type, or one that the class refuses.
+    """
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where}: expected settings of {kind.__name__}, got {values!r}")
+    known = fields_of(kind)
+    for name in values:
+        if name not in known:
+            raise ConfigError(f"{where}: {kind.__name__} has no setting {name!r}; {did_you_mean(str(name), known)}")
+    made = {
+        name: convert(known[name][0], value, f"{where}.{name}" if where else name) for name, value in values.items()
+    }
+    for name, (_, field) in known.items():
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if required and name not in made:
+            raise ConfigError(f"{where}: {kind.__name__} needs {name!r}; add it")
+    try:
+        return kind(**made)
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def convert(kind: Any, value: Any, where: str) -> Any:
+    """`value` as the annotated type `kind`; whole floats such as 1e6 count as integers."""
+    origin = get_origin(kind)
+    if origin in (Union, types.UnionType):
+        return _first_that_fits(get_args(kind), value, where)
+    if origin is Literal:
+        if value in get_args(kind) and type(value) in {type(choice) for choice in get_args(kind)}:
+            return value
+        raise ConfigError(f"{where}: got {value!r}; {did_you_mean(str(value), map(str, get_args(kind)))}")
+    if origin is tuple:
+        if isinstance(value, str) or not isinstance(value, Iterable):
+            raise ConfigError(f"{where}: expected a list, got {value!r}")
+        inner, *rest = get_args(kind)
+        if rest == [Ellipsis]:
+            return tuple(convert(inner, item, f"{where}[{i}]") for i, item in enumerate(value))
+        items = tuple(value)
+        if len(items) != len(get_args(kind)):
+            raise ConfigError(f"{where}: expected {len(get_args(kind))} values, got {value!r}")
+        return tuple(convert(k, item, f"{where}[{i}]") for i, (k, item) in enumerate(zip(get_args(kind), items)))
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        return value if isinstance(value, kind) else build(kind, value, where)
+    if kind is type(None) and value is None:
+        return None
+    return _scalar(kind, value, where)
+
+
+def _first_that_fits(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
+    for kind in kinds:
+        if isinstance(kind, type) and type(value) is kind:
+            return value
+    for kind in kinds:
+        try:
+            return convert(kind, value, where)
+        except ConfigError:
+            continue
+    names = " or ".join(getattr(kind, "__name__", str(kind)) for kind in kinds)
+    raise ConfigError(f"{where}: expected {names}, got {value!r}")
+
+
+def _scalar(kind: Any, value: Any, where: str) -> Any:
+    if kind is Any:
+        return value
+    if isinstance(value, bool) or kind is bool:
+        if kind is bool and isinstance(value, bool):
+            return value
+    elif kind is int:
+        if isinstance(value, int):
+            return value
+        if isinstance(value, float) and value.is_integer():
+            return int(value)
+    elif kind is float:
+        if isinstance(value, int | float) and not math.isnan(value):
+            return float(value)
+    elif kind is str and isinstance(value, str):
+        return value
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    raise ConfigError(f"{where}: expected {names.get(kind, kind)}, got {value!r}")
