@@ -24,7 +24,7 @@ def positive(kind: str, **values: float) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    """The dense Transformer-Next of HyperP §4 (arXiv 2603.28743) with its ablation switches; defaults are the d = 8 model."""
+    """Transformer-Next of HyperP §4 (arXiv 2603.28743) with its ablation switches; the defaults are its d = 8 model."""
 
     width: int = 1024
     depth: int = 8
@@ -99,7 +99,7 @@ class ModelConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OptimizerConfig:
-    """The update rule of the hidden matrices and its constants (HyperP §2 and code; `spec` of each in `model.optimizer`)."""
+    """The update rule of the hidden matrices and its constants (HyperP §2 and its code)."""
 
     name: Literal["muonh", "muon", "adamw"] = "muonh"
     momentum: float = 0.95

@@ -27,7 +27,7 @@ class LaunchError(SweeperError):
     """Jobs cannot be prepared, started or written down."""
 
 
-class RunsFailed(SweeperError):
+class RunsFailedError(SweeperError):
     """The sweep went to its end but some runs failed; the records of the others are kept."""
 
     exit_code = 3

@@ -3,10 +3,10 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Any, Literal
+from functools import cache, lru_cache
+from typing import Any, Literal, cast
 
 from model.config import (
     DataConfig,
@@ -28,7 +28,7 @@ Value = int | float | str | bool
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gpu:
-    """The device that a run is priced on; `peak_flops` is the dense bf16 peak, `mfu` the share of it that training gets."""
+    """The device that a run is priced on: its dense bf16 peak, and the share of it (`mfu`) that training gets."""
 
     name: str = "cpu-core"
     memory_gib: float = 4.0
@@ -80,7 +80,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Base:
-    """The values of an arm before its grid is laid over them; axes name its leaves (`width`, `model.width`, `lr`, …)."""
+    """The values of an arm before its grid is laid over them; axes name its leaves (`width`, `lr`, …)."""
 
     model: ModelConfig
     optimizer: OptimizerConfig
@@ -174,10 +174,10 @@ def run_id(lr: float, train: TrainConfig) -> str:
 
 def _identity(config: Any) -> Mapping[str, Any]:
     values: dict[str, Any] = {}
-    for declared in _scientific_fields(type(config)):
+    for declared in _scientific_fields(cast(Hashable, type(config))):
         value = getattr(config, declared.name)
         if dataclasses.is_dataclass(value):
-            nested = _cached_identity(value)
+            nested = _cached_identity(cast(Hashable, value))
             if nested:
                 values[declared.name] = nested
         elif declared.default is dataclasses.MISSING or value != declared.default:
@@ -186,13 +186,13 @@ def _identity(config: Any) -> Mapping[str, Any]:
 
 
 @lru_cache(maxsize=65536)
-def _cached_identity(config: Any) -> Mapping[str, Any]:
+def _cached_identity(config: Hashable) -> Mapping[str, Any]:
     return _identity(config)
 
 
-@lru_cache(maxsize=None)
-def _scientific_fields(kind: type) -> tuple[dataclasses.Field[Any], ...]:
-    return tuple(f for f in dataclasses.fields(kind) if f.metadata.get("scientific", True))
+@cache
+def _scientific_fields(kind: Hashable) -> tuple[dataclasses.Field[Any], ...]:
+    return tuple(f for f in dataclasses.fields(cast(Any, kind)) if f.metadata.get("scientific", True))
 
 
 def _number(value: float) -> float | int:

@@ -8,9 +8,9 @@ import dataclasses
 import difflib
 import math
 import types
-from collections.abc import Iterable, Mapping
-from functools import lru_cache
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from collections.abc import Hashable, Iterable, Mapping
+from functools import cache
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from sweeper.errors import ConfigError
 
@@ -28,8 +28,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(known)}"
 
 
-@lru_cache(maxsize=None)
-def fields_of(kind: type) -> dict[str, tuple[Any, dataclasses.Field[Any]]]:
+@cache
+def fields_of(kind: Any) -> dict[str, tuple[Any, dataclasses.Field[Any]]]:
     """Each field's resolved type and declaration, by name."""
     hints = get_type_hints(kind)
     return {field.name: (hints[field.name], field) for field in dataclasses.fields(kind)}
@@ -43,7 +43,7 @@ def build(kind: type[T], values: Mapping[str, Any], where: str) -> T:
     """
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where}: expected settings of {kind.__name__}, got {values!r}")
-    known = fields_of(kind)
+    known = fields_of(cast(Hashable, kind))
     for name in values:
         if name not in known:
             raise ConfigError(f"{where}: {kind.__name__} has no setting {name!r}; {did_you_mean(str(name), known)}")
@@ -78,7 +78,9 @@ def convert(kind: Any, value: Any, where: str) -> Any:
         items = tuple(value)
         if len(items) != len(get_args(kind)):
             raise ConfigError(f"{where}: expected {len(get_args(kind))} values, got {value!r}")
-        return tuple(convert(k, item, f"{where}[{i}]") for i, (k, item) in enumerate(zip(get_args(kind), items)))
+        return tuple(
+            convert(k, item, f"{where}[{i}]") for i, (k, item) in enumerate(zip(get_args(kind), items, strict=True))
+        )
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return value if isinstance(value, kind) else build(kind, value, where)
     if kind is type(None) and value is None:
