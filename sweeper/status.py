@@ -1,0 +1,39 @@
+"""The state of a run, derived from records, attempts and live jobs, never stored; pure."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
+
+from sweeper.records import Evidence
+
+State = Literal["new", "running", "stopped", "failed", "done", "diverged"]
+"""`done` and `diverged` are results and stay; `new`, `stopped` and `failed` are run by the next launch.
+
+`running` covers runs whose job has started but not yet claimed them. A `stopped` run was interrupted (signal, kill,
+power) and resumes from its checkpoint; a `failed` one ended in an error of its own.
+"""
+
+STATES: tuple[State, ...] = ("new", "running", "stopped", "failed", "done", "diverged")
+FINISHED: frozenset[State] = frozenset({"done", "diverged"})
+
+
+def state_of(evidence: Evidence) -> State:
+    """The state that the evidence supports; a record outweighs everything, unknown is not dead."""
+    if evidence.record is not None:
+        return evidence.record.state
+    last = evidence.attempts[-1] if evidence.attempts else None
+    if evidence.job_lives or (last is not None and last.end is None and evidence.holder_lives):
+        return "running"
+    if last is None:
+        return "new"
+    return "failed" if last.end is not None and last.end.state == "error" else "stopped"
+
+
+def states(evidence: Mapping[str, Evidence]) -> dict[str, State]:
+    """The state of every run by run_id."""
+    return {run_id: state_of(seen) for run_id, seen in evidence.items()}
+
+
+def count_states(found: Iterable[State]) -> dict[State, int]:
+    """How many runs are in each state that occurs, in the order of a run's life."""
+    seen: Sequence[State] = tuple(found)
+    return {state: seen.count(state) for state in STATES if state in seen}
