@@ -48,6 +48,8 @@ class ModelConfig:
     """k: granularity; experts are mlp_ratio · width / k wide (moe only)."""
     shared_expert: bool = True
     """One of the pool's experts is always on (moe only; needs top_k ≥ 2)."""
+    gate: Literal["sqrt", "classical"] = "sqrt"
+    """What multiplies an expert's output: √ of its probability, or the probability (moe only)."""
 
     def __post_init__(self) -> None:
         positive(
@@ -95,6 +97,16 @@ class ModelConfig:
     @property
     def query_heads(self) -> int:
         return self.attention_ratio * self.width // self.head_size
+
+    @property
+    def routed_experts(self) -> int:
+        """Experts that the router chooses from: the pool without its shared expert (moe only)."""
+        return self.top_k * self.sparsity - self.shared_expert
+
+    @property
+    def routed_top_k(self) -> int:
+        """Experts that the router chooses for a token (moe only)."""
+        return self.top_k - self.shared_expert
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
