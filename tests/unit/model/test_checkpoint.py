@@ -1,0 +1,145 @@
+import dataclasses
+import errno
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from model.checkpoint import delete_checkpoints, identity, newest_checkpoint, read_checkpoint, write_checkpoint
+from model.config import (
+    DataConfig,
+    EvaluationConfig,
+    ModelConfig,
+    OptimizerConfig,
+    Rates,
+    ScheduleConfig,
+    Seeds,
+    TrainConfig,
+)
+
+CONFIG = TrainConfig(
+    model=ModelConfig(width=16, depth=1, head_size=8, kv_heads=2, vocab=8, context=8),
+    optimizer=OptimizerConfig(),
+    schedule=ScheduleConfig(),
+    data=DataConfig(source="synthetic"),
+    evaluation=EvaluationConfig(),
+    seed=Seeds(),
+    rates=Rates(hidden=0.02, head=0.02, embedding=0.02, vector=0.02),
+    tokens=1024,
+    batch_tokens=64,
+)
+CPU = torch.device("cpu")
+
+
+def save(folder: Path, step: int, config: TrainConfig = CONFIG) -> Path:
+    return write_checkpoint(folder, {"model": {"w": torch.full((4, 4), step)}}, config=config, step=step)
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_what_was_written_is_read_back_exactly(tmp_path):
+    state = {
+        "model": {"w": torch.randn(3, 5, dtype=torch.float64)},
+        "optimizer": {"step": torch.tensor(3), "groups": [{"m": torch.randn(2)}]},
+        "losses": [5.5, 0.1 + 0.2],
+        "note": "text",
+    }
+    write_checkpoint(tmp_path, state, config=CONFIG, step=7)
+    path = newest_checkpoint(tmp_path, CONFIG)
+    assert path is not None
+    step, found = read_checkpoint(path, CPU)
+    assert step == 7
+    assert torch.equal(found["model"]["w"], state["model"]["w"])
+    assert torch.equal(found["optimizer"]["groups"][0]["m"], state["optimizer"]["groups"][0]["m"])
+    assert found["losses"] == state["losses"]
+    assert found["note"] == "text"
+
+
+def test_a_folder_without_checkpoints_has_no_newest(tmp_path):
+    assert newest_checkpoint(tmp_path / "absent", CONFIG) is None
+
+
+def test_the_two_newest_are_kept(tmp_path):
+    for step in (1, 2, 10, 9_000, 123_456):
+        save(tmp_path, step)
+    assert [read_checkpoint(p, CPU)[0] for p in sorted(tmp_path.iterdir())] == [9_000, 123_456]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [flip_a_bit, lambda p: p.write_bytes(p.read_bytes()[:-100]), lambda p: p.write_bytes(b"")],
+    ids=["flipped bit", "truncated", "empty"],
+)
+def test_a_damaged_newest_falls_back_to_the_one_before(tmp_path, caplog, damage):
+    before = save(tmp_path, 1)
+    damage(save(tmp_path, 2))
+    with caplog.at_level(logging.WARNING):
+        assert newest_checkpoint(tmp_path, CONFIG) == before
+    assert "damaged" in caplog.text
+
+
+def test_nothing_but_damaged_checkpoints_means_from_the_start(tmp_path):
+    flip_a_bit(save(tmp_path, 1))
+    assert newest_checkpoint(tmp_path, CONFIG) is None
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(tmp_path):
+    save(tmp_path, 1)
+    other = dataclasses.replace(CONFIG, seed=Seeds(data=1))
+    with pytest.raises(ValueError, match="belongs to another configuration"):
+        newest_checkpoint(tmp_path, other)
+
+
+def test_the_identity_ignores_where_the_data_lie_and_how_often_the_run_validates():
+    moved = dataclasses.replace(
+        CONFIG,
+        data=dataclasses.replace(CONFIG.data, path="elsewhere"),
+        evaluation=dataclasses.replace(CONFIG.evaluation, every=7),
+    )
+    assert identity(moved) == identity(CONFIG)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"tokens": 2048}, {"precision": "float64"}, {"schedule": ScheduleConfig(final=0.0)}],
+    ids=["tokens", "precision", "schedule"],
+)
+def test_the_identity_follows_what_decides_the_losses(change):
+    assert identity(dataclasses.replace(CONFIG, **change)) != identity(CONFIG)
+
+
+@pytest.mark.parametrize("culprit", ["os.fsync", "pathlib.Path.replace"])
+def test_a_full_disk_leaves_the_old_checkpoint_and_says_what_to_do(tmp_path, monkeypatch, culprit):
+    before = save(tmp_path, 1)
+
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(culprit, full)
+        with pytest.raises(OSError, match="No space left on device; free space") as caught:
+            save(tmp_path, 2)
+    assert str(caught.value).startswith("cannot write the checkpoint")
+    assert list(tmp_path.iterdir()) == [before]
+    assert newest_checkpoint(tmp_path, CONFIG) == before
+
+
+def test_what_a_killed_writer_left_is_ignored_and_cleared(tmp_path):
+    left = tmp_path / "step-000000002-0123456789abcdef.partial"
+    left.write_bytes(b"half")
+    first = save(tmp_path, 1)
+    assert newest_checkpoint(tmp_path, CONFIG) == first
+    assert not left.exists()
+
+
+def test_deleting_leaves_other_files_alone(tmp_path):
+    save(tmp_path, 1)
+    other = tmp_path / "note.txt"
+    other.write_text("keep")
+    delete_checkpoints(tmp_path)
+    assert list(tmp_path.iterdir()) == [other]
