@@ -181,6 +181,8 @@ class DataConfig:
     """Dirichlet concentration of the chain's transitions: lower is more predictable (synthetic)."""
     source_seed: int = 0
     """Seed of the chain itself (synthetic), not of a run."""
+    token_dtype: Literal["uint16", "uint32"] = "uint16"
+    """Type of the tokens in files without an llm.c header, which cannot say it themselves (shards)."""
     fingerprint: str = ""
     """Hash of the content, filled in by `model.corpus.fingerprint` before a run is planned."""
 
