@@ -1,0 +1,25 @@
+"""The one seam between the model and its kernels: the implementation of each primitive that training uses.
+
+`model` imports its primitives from here only. A faster kernel is one file beside `reference.py` and one line here;
+this is a module of its own so that importing the package `kernels` needs no torch.
+"""
+
+from kernels.reference import (
+    cross_entropy,
+    grouped_linear,
+    linear,
+    matrix_radius,
+    newton_schulz,
+    rms_norm,
+    sphere_step,
+)
+
+__all__ = [
+    "cross_entropy",
+    "grouped_linear",
+    "linear",
+    "matrix_radius",
+    "newton_schulz",
+    "rms_norm",
+    "sphere_step",
+]

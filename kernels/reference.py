@@ -1,0 +1,123 @@
+"""The plain PyTorch truth of every numerical primitive; knows only torch, and every faster kernel is tested against it.
+
+Dimensions are counted from the right: a matrix is (…, out, in) and leading dimensions are independent members.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+NEWTON_SCHULZ = (
+    (4.0848, -6.8946, 2.9270),
+    (3.9505, -6.3029, 2.6377),
+    (3.7418, -5.5913, 2.3037),
+    (2.8769, -3.1427, 1.2046),
+    (2.8366, -3.0525, 1.2012),
+)
+"""Coefficients (a, b, c) of each step, X ← aX + (bA + cA²)X with A = XXᵀ (code of HyperP, arXiv 2603.28743)."""
+TINY = 1e-8
+"""Below this a norm counts as zero."""
+
+
+def newton_schulz(u: Tensor, steps: int = 5, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The matrix of `u` with its singular values pushed towards 1: u = UΣVᵀ gives nearly UVᵀ.
+
+    Args:
+        u: Matrices, shape (…, out, in).
+        steps: Steps of the iteration; beyond the fifth the last coefficients repeat.
+        dtype: Precision of the iteration.
+
+    Returns:
+        Shape and dtype of `u`. Singular values within [0.01, 1] of ‖u‖_F end in [0.978, 1.032] after five steps.
+    """
+    tall = u.shape[-2] > u.shape[-1]
+    x: Tensor = (u / (torch.linalg.matrix_norm(u, keepdim=True) + TINY)).to(dtype)
+    x = (x.mT if tall else x).reshape(-1, min(u.shape[-2:]), max(u.shape[-2:]))
+    for step in range(steps):
+        a, b, c = NEWTON_SCHULZ[min(step, len(NEWTON_SCHULZ) - 1)]
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    x = x.mT if tall else x
+    return x.reshape(u.shape).to(u.dtype)
+
+
+def matrix_radius(weight: Tensor) -> Tensor:
+    """Frobenius norm of each matrix (…, out, in), shape (…, 1, 1), at least 1e-8."""
+    norm: Tensor = torch.linalg.matrix_norm(weight, keepdim=True)
+    return norm.clamp_min(TINY)
+
+
+def sphere_step(weight: Tensor, direction: Tensor, rate: float | Tensor, radius: Tensor) -> Tensor:
+    """One step of relative length `rate` on the Frobenius sphere: HyperP eq. 2 (arXiv 2603.28743).
+
+    Args:
+        weight: Matrices on the sphere, shape (…, out, in).
+        direction: What to step against, same shape; its length does not matter.
+        rate: ‖step‖ / ‖weight‖, a number or one per member, shape (…, 1, 1).
+        radius: Norm of each matrix, shape (…, 1, 1); the initial one, so that rounding does not drift.
+
+    Returns:
+        radius · W̃/‖W̃‖ with W̃ = W − rate · radius · D/‖D‖; a new tensor.
+    """
+    moved = weight - direction * (rate * radius / matrix_radius(direction))
+    return moved * (radius / matrix_radius(moved))
+
+
+def cross_entropy(logits: Tensor, targets: Tensor, reduction: Literal["mean", "none"] = "mean") -> Tensor:
+    """Next-token cross-entropy in nats, in float32 or better.
+
+    Args:
+        logits: Shape (…, vocab).
+        targets: Token ids, shape (…).
+        reduction: `mean` over all tokens, or `none` for one loss per token, shape (…).
+    """
+    exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    loss = F.cross_entropy(exact.reshape(-1, exact.shape[-1]), targets.reshape(-1), reduction=reduction)
+    return loss if reduction == "mean" else loss.reshape(targets.shape)
+
+
+def linear(x: Tensor, weight: Tensor) -> Tensor:
+    """x Wᵀ in the precision of `x`: the only linear map of the model.
+
+    Args:
+        x: Shape (…, in); with stacked weights, (members…, tokens…, in).
+        weight: Shape (members…, out, in).
+
+    Returns:
+        Shape of `x` with `out` last.
+    """
+    weight = weight.to(x.dtype)
+    if weight.dim() == 2:
+        return F.linear(x, weight)
+    members = weight.shape[:-2]
+    y = x.reshape(*members, -1, x.shape[-1]) @ weight.mT
+    return y.reshape(*x.shape[:-1], weight.shape[-2])
+
+
+def grouped_linear(x: Tensor, weight: Tensor, counts: Sequence[int]) -> Tensor:
+    """The linear map of each expert on its own rows.
+
+    Args:
+        x: Rows sorted by expert, shape (rows, in).
+        weight: One matrix per expert, shape (experts, out, in).
+        counts: Rows of each expert, which sum to `rows`; an expert without rows is allowed.
+
+    Returns:
+        Shape (rows, out), in the order of `x`.
+    """
+    return torch.cat([linear(rows, matrix) for rows, matrix in zip(torch.split(x, list(counts)), weight, strict=True)])
+
+
+def rms_norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:
+    """gain ⊙ x / √(mean x² + eps) over the last dimension, in float32 or better.
+
+    Args:
+        x: Shape (…, width).
+        gain: Shape (width,).
+        eps: Added to the mean square.
+    """
+    exact = x.to(torch.promote_types(x.dtype, torch.float32))
+    return F.rms_norm(exact, gain.shape, gain, eps)
