@@ -20,22 +20,20 @@ and router matrices of the two baselines only. Experts are matrices of their own
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from kernels.primitives import matrix_radius, newton_schulz, sphere_step
-from model.config import OptimizerConfig, Role, TrainConfig
-from model.parameters import Parameter, parameters
+from model.config import OptimizerConfig, Rates, Role, TrainConfig
+from model.parameters import stacks
 
 Rule = Literal["muonh", "muon", "adamh", "adamw"]
 
-STACK_ELEMENTS = 2**26
-"""Parameters of equal shape are updated as one stack of at most so many elements: fewer launches, bounded memory."""
+MATRICES: tuple[Role, ...] = ("hidden", "expert", "router")
 DTYPES = {
     "float64": torch.float64,
     "float32": torch.float32,
@@ -58,36 +56,33 @@ class Group:
 
 def rule(optimizer: OptimizerConfig, role: Role) -> Rule:
     """The update rule of a role: the table at the top of this module."""
-    if role in ("hidden", "expert", "router"):
+    if role in MATRICES:
         return optimizer.name
     return "adamh" if role == "head" and optimizer.name == "muonh" else "adamw"
 
 
 def groups(train: TrainConfig) -> tuple[Group, ...]:
-    """Every parameter of the model in exactly one group, ordered by role and shape."""
-
-    def kind(parameter: Parameter) -> tuple[Role, tuple[int, ...]]:
-        return parameter.role, parameter.shape
-
+    """Every parameter of the model in exactly one group, with its rule, rate and decay."""
     return tuple(
-        _group(train, role, tuple(p.name for p in some))
-        for (role, _), same in groupby(sorted(parameters(train.model), key=kind), key=kind)
-        for some in _chunks(tuple(same))
+        Group(
+            names=tuple(p.name for p in stack),
+            rule=rule(train.optimizer, stack[0].role),
+            rate=_rate(train.rates, stack[0].role),
+            decay=train.rates.weight_decay if decays(train.optimizer, stack[0].role) else 0.0,
+        )
+        for stack in stacks(train.model)
     )
 
 
-def _group(train: TrainConfig, role: Role, names: tuple[str, ...]) -> Group:
-    rates = train.rates
-    matrix = role in ("hidden", "expert", "router")
-    rate = {"head": rates.head, "embedding": rates.embedding, "vector": rates.vector}.get(role, rates.hidden)
-    chosen = rule(train.optimizer, role)
-    decay = rates.weight_decay if matrix and chosen in ("muon", "adamw") else 0.0
-    return Group(names=names, rule=chosen, rate=rate, decay=decay)
+def decays(optimizer: OptimizerConfig, role: Role) -> bool:
+    """Whether weight decay acts on a role: on the matrices of the baselines, and on no sphere (HyperP theorem 1)."""
+    return role in MATRICES and optimizer.name != "muonh"
 
 
-def _chunks(same: tuple[Parameter, ...]) -> Iterator[tuple[Parameter, ...]]:
-    size = max(1, STACK_ELEMENTS // same[0].size)
-    return (same[i : i + size] for i in range(0, len(same), size))
+def _rate(rates: Rates, role: Role) -> float:
+    if role in MATRICES:
+        return rates.hidden
+    return {"head": rates.head, "embedding": rates.embedding, "vector": rates.vector}[role]
 
 
 class Optimizer:

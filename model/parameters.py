@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import groupby
 from typing import Literal
 
 from model.config import ModelConfig, Role
@@ -51,6 +52,8 @@ class Parameter:
         return self.init.rms * math.sqrt(math.prod(self.shape[-2:]))
 
 
+STACK_ELEMENTS = 2**26
+"""Parameters of equal role and shape are updated as one stack of at most so many elements, or of one parameter."""
 EMBEDDING_INIT = Init(kind="normal", scale=1e-4)
 HEAD_INIT = Init(kind="normal", scale=0.02)
 """Never zero: a zero radius would freeze the matrix on its sphere."""
@@ -70,6 +73,21 @@ def parameters(config: ModelConfig) -> tuple[Parameter, ...]:
     [(2048, 1024)]
     """
     return tuple(_parameters(config))
+
+
+@lru_cache(maxsize=4096)
+def stacks(config: ModelConfig) -> tuple[tuple[Parameter, ...], ...]:
+    """Every parameter once, those of equal role and shape together: what the optimiser moves in one go."""
+
+    def kind(parameter: Parameter) -> tuple[Role, tuple[int, ...]]:
+        return parameter.role, parameter.shape
+
+    found: list[tuple[Parameter, ...]] = []
+    for _, equal in groupby(sorted(parameters(config), key=kind), key=kind):
+        same = tuple(equal)
+        size = max(1, STACK_ELEMENTS // same[0].size)
+        found.extend(same[i : i + size] for i in range(0, len(same), size))
+    return tuple(found)
 
 
 def _parameters(config: ModelConfig) -> Iterator[Parameter]:
