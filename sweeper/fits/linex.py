@@ -1,0 +1,215 @@
+"""The asymmetric valley L = L₀ + κ·g(x − x*), g(t) = 2(e^{st} − 1 − st)/s², x = ln η: pooled, then one by one.
+
+Loss rises faster on the side of high rates, so that a parabola through all points is biased low. The form is the LINEX
+loss of Varian (1975); here the skew s, the noise σ and the prior of ln κ ~ N(m, τ²) are shared by the sweeps that are
+fitted together (empirical Bayes: they maximise the marginal likelihood), while κ, x* and L₀ are each sweep's own:
+curvature shrinks with the budget. A point at height ΔL above the lowest has the variance σ² + (0.15·ΔL)², so that the
+error of the shape grows with the distance from the minimum. x* and ln κ are integrated over a grid, L₀ exactly.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import minimize
+
+FloatArray = npt.NDArray[np.float64]
+
+MODEL_ERROR = 0.15
+"""Error of the shape over the height above the minimum; measured on public one-octave sweeps (arXiv 2503.04715)."""
+SKEW, SKEW_SD = 0.8, 0.3
+"""Prior of s, from the same sweeps."""
+LOG_TAU, LOG_TAU_SD = math.log(0.4), 0.5
+"""Prior of ln τ: keeps τ from collapsing when only a few sweeps are pooled."""
+NOISE, LOG_NOISE_SD = 2e-3, 0.7
+"""Prior of ln σ over the loss: the repeated points of HyperP agree to ±0.001 nat at 2.47 (arXiv 2603.28743)."""
+REACH = 1.5
+"""How far beyond its grid x* is looked for, in e-folds."""
+MAX_SWEEPS = 64
+"""Sweeps that the pooled constants are fitted to; more add time, not accuracy."""
+MAX_RATES = 256
+"""Distinct rates of one sweep; more are averaged into as many cells of ln η."""
+
+Z = np.linspace(-4, 4, 41)
+"""Nodes of ln κ in units of τ about m."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sweep:
+    """Mean losses at the distinct rates of one group; all of shape (rates,)."""
+
+    x: FloatArray
+    """ln η, ascending."""
+    y: FloatArray
+    """Mean loss, nats per token."""
+    n: FloatArray
+    """Runs behind each mean."""
+    scatter: float
+    """Sum of squares of repeated runs about their means."""
+
+    @classmethod
+    def of(cls, x: FloatArray, y: FloatArray) -> "Sweep":
+        """Repeats averaged; x and y of shape (runs,)."""
+        _, cell = np.unique(x, return_inverse=True)
+        repeats_only = cell.max() < MAX_RATES
+        if not repeats_only:
+            edges = np.linspace(x.min(), x.max(), MAX_RATES + 1)[1:-1]
+            _, cell = np.unique(np.digitize(x, edges), return_inverse=True)
+        n = np.bincount(cell).astype(np.float64)
+        means = np.bincount(cell, weights=y) / n
+        return cls(
+            x=np.bincount(cell, weights=x) / n,
+            y=means,
+            n=n,
+            scatter=float(np.sum((y - means[cell]) ** 2)) if repeats_only else 0.0,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """What sweeps that are fitted together share."""
+
+    skew: float
+    log_curvature: float
+    """m, the mean of ln κ."""
+    log_curvature_sd: float
+    """τ."""
+    noise: float
+    """σ, nats per token."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Valley:
+    """The posterior of one sweep: median and ends of x* = ln η*, and the curve through the median."""
+
+    x: float
+    low: float
+    high: float
+    loss: float
+    curvature: float
+
+
+def g(t: FloatArray, skew: float) -> FloatArray:
+    """g(t) = 2(e^{st} − 1 − st)/s², which is t² for small s·t."""
+    st = np.clip(skew * t, -60, 60)
+    near = np.abs(st) < 1e-3
+    full = 2 * (np.expm1(st) - st) / (skew**2 if skew else 1.0)
+    return np.asarray(np.where(near, t**2 * (1 + st / 3), full), dtype=np.float64)
+
+
+def fit_pool(sweeps: list[Sweep]) -> Pool:
+    """The shared constants that maximise the marginal likelihood of all sweeps times their priors.
+
+    Repeated seeds, where there are any, set the noise.
+    """
+    scatter, dof = sum(s.scatter for s in sweeps), sum(float(np.sum(s.n - 1)) for s in sweeps)
+    level = abs(float(np.median([s.y.min() for s in sweeps]))) or 1.0
+    log_noise, log_noise_sd = math.log(NOISE * level), LOG_NOISE_SD
+    if dof >= 1 and scatter > 0:
+        log_noise, log_noise_sd = math.log(math.sqrt(scatter / dof)), 1 / math.sqrt(2 * dof)
+    chosen = sweeps[:: math.ceil(len(sweeps) / MAX_SWEEPS)]
+    x, y, n = _stacked(chosen)
+    start = np.array([SKEW, _typical_log_curvature(chosen, level), LOG_TAU, log_noise])
+
+    def objective(theta: FloatArray) -> float:
+        pool = Pool(
+            skew=float(theta[0]),
+            log_curvature=float(theta[1]),
+            log_curvature_sd=math.exp(theta[2]),
+            noise=math.exp(theta[3]),
+        )
+        prior = (
+            ((theta[0] - SKEW) / SKEW_SD) ** 2
+            + ((theta[2] - LOG_TAU) / LOG_TAU_SD) ** 2
+            + ((theta[3] - log_noise) / log_noise_sd) ** 2
+        )
+        centres = np.linspace(x.min(axis=1) - REACH, x.max(axis=1) + REACH, 81, axis=1)
+        evidence = _log_posterior(x, y, n, centres, pool)
+        return float(prior / 2 - np.sum(_log_sum_exp(evidence.reshape(len(x), -1))))
+
+    simplex = start + np.vstack([np.zeros(4), np.diag([0.2, 0.5, 0.3, 0.5])])
+    found = minimize(
+        objective,
+        start,
+        method="Nelder-Mead",
+        options={"initial_simplex": simplex, "xatol": 0.01, "fatol": 0.01, "maxfev": 300},
+    )
+    s, m, log_tau, log_sigma = (float(value) for value in found.x)
+    return Pool(skew=s, log_curvature=m, log_curvature_sd=math.exp(log_tau), noise=math.exp(log_sigma))
+
+
+def posterior(sweep: Sweep, pool: Pool, level: float) -> Valley:
+    """Median and interval of x*, and the curve at the median, of one sweep under the pooled constants."""
+    x, y, n = sweep.x[None], sweep.y[None], sweep.n[None]
+    low, high = float(sweep.x[0]) - REACH, float(sweep.x[-1]) + REACH
+    for _ in range(3):  # each pass narrows the grid to where the mass is
+        centres = np.linspace(low, high, 161)
+        joint = _log_posterior(x, y, n, centres[None], pool)[0]
+        mass = np.exp(_log_sum_exp(joint) - joint.max())
+        support = np.flatnonzero(mass > 1e-5 * mass.max())
+        low, high = centres[max(support[0] - 1, 0)], centres[min(support[-1] + 1, len(centres) - 1)]
+    cumulative = np.concatenate([[0.0], np.cumsum((mass[1:] + mass[:-1]) / 2)])
+    quantiles = np.interp([(1 - level) / 2, 0.5, (1 + level) / 2], cumulative / cumulative[-1], centres)
+    weights = np.exp(joint - joint.max()).sum(axis=0)
+    curvature = math.exp(pool.log_curvature + pool.log_curvature_sd * float(np.sum(weights * Z) / np.sum(weights)))
+    w = _weights(y, n, pool.noise)[0]
+    height = curvature * g(sweep.x - quantiles[1], pool.skew)
+    return Valley(
+        x=float(quantiles[1]),
+        low=float(quantiles[0]),
+        high=float(quantiles[2]),
+        loss=float(np.sum(w * (sweep.y - height)) / np.sum(w)),
+        curvature=curvature,
+    )
+
+
+# G sweeps, P points of each (padded with weight 0), V values of x*, K values of ln κ.
+
+
+def _log_posterior(x_GP: FloatArray, y_GP: FloatArray, n_GP: FloatArray, x_GV: FloatArray, pool: Pool) -> FloatArray:
+    """ln p(y | x*, κ) + ln p(κ) with L₀ integrated out, shape (G, V, K); constants in none of them are left out."""
+    w_GP = _weights(y_GP, n_GP, pool.noise)
+    total_G = w_GP.sum(axis=1)
+    y0_GP = y_GP - (np.sum(w_GP * y_GP, axis=1) / total_G)[:, None]
+    g_GVP = g(x_GP[:, None] - x_GV[:, :, None], pool.skew)
+    g_GVP = g_GVP - (np.einsum("gp,gvp->gv", w_GP, g_GVP) / total_G[:, None])[:, :, None]
+    yy_G = np.einsum("gp,gp,gp->g", w_GP, y0_GP, y0_GP)
+    gy_GV = np.einsum("gp,gp,gvp->gv", w_GP, y0_GP, g_GVP)
+    gg_GV = np.einsum("gp,gvp,gvp->gv", w_GP, g_GVP, g_GVP)
+    kappa_K = np.exp(pool.log_curvature + pool.log_curvature_sd * Z)
+    squares_GVK = yy_G[:, None, None] - 2 * kappa_K * gy_GV[:, :, None] + kappa_K**2 * gg_GV[:, :, None]
+    norm_G = np.sum(np.log(w_GP, out=np.zeros_like(w_GP), where=n_GP > 0), axis=1) - np.log(total_G)
+    return np.asarray((norm_G[:, None, None] - squares_GVK - Z**2) / 2, dtype=np.float64)
+
+
+def _weights(y_GP: FloatArray, n_GP: FloatArray, noise: float) -> FloatArray:
+    lowest_G1 = np.min(np.where(n_GP > 0, y_GP, np.inf), axis=1, keepdims=True)
+    variance_GP = noise**2 / np.maximum(n_GP, 1) + (MODEL_ERROR * (y_GP - lowest_G1)) ** 2
+    return np.asarray(np.where(n_GP > 0, 1 / variance_GP, 0.0), dtype=np.float64)
+
+
+def _log_sum_exp(values: FloatArray) -> FloatArray:
+    top = values.max(axis=-1, keepdims=True)
+    return np.asarray(top[..., 0] + np.log(np.sum(np.exp(values - top), axis=-1)), dtype=np.float64)
+
+
+def _stacked(sweeps: list[Sweep]) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """x, y, n of shape (sweeps, most rates); padding repeats the last point with n = 0."""
+    widest = max(len(sweep.x) for sweep in sweeps)
+
+    def padded(values: FloatArray, mode: str) -> FloatArray:
+        gap = (0, widest - len(values))
+        return np.pad(values, gap) if mode == "zero" else np.pad(values, gap, mode="edge")
+
+    return (
+        np.array([padded(s.x, "edge") for s in sweeps]),
+        np.array([padded(s.y, "edge") for s in sweeps]),
+        np.array([padded(s.n, "zero") for s in sweeps]),
+    )
+
+
+def _typical_log_curvature(sweeps: list[Sweep], level: float) -> float:
+    found = [np.polyfit(s.x - s.x.mean(), s.y, deg=2)[0] for s in sweeps]
+    positive = [math.log(a) for a in found if a > 1e-6 * level]
+    return float(np.median(positive)) if positive else math.log(0.02 * level)
