@@ -3,7 +3,8 @@
 runs/<sweep>/ sweep.yaml plan.json results.csv results.parquet fits/ figures/
   code/<hash>/                 snapshot of the code that queued jobs run
   jobs/<id>/                   job.json, submitted.json, heartbeat.json, the scheduler's own files
-  runs/<run_id>/ spec.json record.json checkpoint/ attempts/<k>/{owner.json, metrics.jsonl, provenance.json, log, end.json}
+  runs/<run_id>/ spec.json record.json checkpoint/
+                 attempts/<k>/{owner.json, metrics.jsonl, provenance.json, log, end.json}
 """
 
 import dataclasses
