@@ -1,0 +1,158 @@
+"""Ranks of one run: who they are, and the few things they say to each other; the only module that starts a group.
+
+A launcher tells each process its place through the environment, as `torchrun` does: RANK, WORLD_SIZE, LOCAL_RANK, and
+either MASTER_ADDR with MASTER_PORT or SWEEPER_INIT_METHOD (such as `file:///shared/run/group`, a file that does not
+exist yet). Without WORLD_SIZE a process is alone and no group is started.
+"""
+
+import atexit
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """The place of this process among the ranks of its run."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def leads(self) -> bool:
+        """Whether this rank observes and writes."""
+        return self.rank == 0
+
+
+def join(device: Literal["auto", "cpu", "cuda"], environment: Mapping[str, str] = os.environ) -> World:
+    """The world of this process; starts its group (gloo on CPUs, NCCL on GPUs) unless one is running.
+
+    The group lives as long as the process: several runs in a row share it.
+
+    Raises:
+        ValueError: The environment describes no world, or `cuda` is asked for where there is none.
+    """
+    rank, size, local_rank = _place(environment)
+    chosen = _device(device, local_rank)
+    if size > 1 and not dist.is_initialized():
+        cuda = chosen.type == "cuda"
+        dist.init_process_group(
+            backend="nccl" if cuda else "gloo",
+            init_method=environment.get("SWEEPER_INIT_METHOD", "env://"),
+            rank=rank,
+            world_size=size,
+            device_id=chosen if cuda else None,
+        )
+        atexit.register(dist.destroy_process_group)
+    return World(rank=rank, size=size, device=chosen)
+
+
+def _place(environment: Mapping[str, str]) -> tuple[int, int, int]:
+    if "WORLD_SIZE" not in environment:
+        return 0, 1, 0
+    try:
+        size = int(environment["WORLD_SIZE"])
+        rank = int(environment["RANK"])
+        local_rank = int(environment.get("LOCAL_RANK", "0"))
+    except (KeyError, ValueError) as error:
+        seen = {name: environment.get(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+        raise ValueError(f"the environment describes no world: {seen}; set all three to whole numbers") from error
+    if not 0 <= rank < size:
+        raise ValueError(f"RANK {rank} is not one of the {size} ranks of WORLD_SIZE; number them from 0")
+    return rank, size, local_rank
+
+
+def _device(device: Literal["auto", "cpu", "cuda"], local_rank: int) -> torch.device:
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("execution.device is cuda but torch sees no GPU here; set it to auto or cpu")
+    if device == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    if local_rank >= torch.cuda.device_count():
+        raise ValueError(
+            f"LOCAL_RANK {local_rank} has no GPU: torch sees {torch.cuda.device_count()} here; "
+            "start one process per GPU of a node"
+        )
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)
+
+
+def share(sequences: int, world: World) -> range:
+    """The rows of a global batch that this rank trains on, equally many on each.
+
+    >>> share(16, World(rank=1, size=2, device=torch.device("cpu")))
+    range(8, 16)
+
+    Raises:
+        ValueError: The ranks do not divide the batch.
+    """
+    rows, left = divmod(sequences, world.size)
+    if left:
+        raise ValueError(
+            f"a batch of {sequences} sequences cannot be shared equally by {world.size} processes; "
+            f"choose a number of processes that divides {sequences}, or another batch_tokens"
+        )
+    return range(world.rank * rows, (world.rank + 1) * rows)
+
+
+BUCKET_ELEMENTS = 1 << 25
+"""Gradient elements averaged at once: bounds the copy (128 MiB in float32)."""
+
+
+def average_gradients(parameters: Iterable[nn.Parameter], world: World) -> None:
+    """Replace each gradient by its mean over ranks.
+
+    Done once per step, after the last micro-batch, rather than by `DistributedDataParallel`: DDP regroups its buckets
+    after the first step, so that a resumed run of three or more ranks would add the same numbers in another order,
+    and it needs every parameter used by every rank, which experts are not. What its overlap would save is below 1 %
+    of a step at the batches of HyperP (0.8 GB of gradients against a second of computation).
+    """
+    if world.size == 1:
+        return
+    bucket: list[Tensor] = []
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        bucket.append(parameter.grad)
+        if sum(grad.numel() for grad in bucket) >= BUCKET_ELEMENTS:
+            _average(bucket, world)
+            bucket = []
+    if bucket:
+        _average(bucket, world)
+
+
+def _average(gradients: list[Tensor], world: World) -> None:
+    flat = torch.cat([grad.flatten() for grad in gradients])
+    dist.all_reduce(flat)
+    flat /= world.size
+    for grad, mean in zip(gradients, torch.split(flat, [grad.numel() for grad in gradients]), strict=True):
+        grad.copy_(mean.view_as(grad))
+
+
+def sum_over_ranks(values: Sequence[float], world: World) -> list[float]:
+    """The sum of each value, in float64 and the same on every rank; how all hear a flag that one has raised."""
+    if world.size == 1:
+        return list(values)
+    total = torch.tensor(values, dtype=torch.float64, device=world.device)
+    dist.all_reduce(total)
+    return total.tolist()
+
+
+def from_lead(text: str, world: World) -> str:
+    """What rank 0 says, on every rank."""
+    if world.size == 1:
+        return text
+    said = [text]
+    dist.broadcast_object_list(said, src=0, device=world.device)
+    return said[0]
+
+
+def wait_for_all(world: World) -> None:
+    """Return once every rank is here."""
+    if world.size > 1:
+        dist.barrier()
