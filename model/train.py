@@ -1,0 +1,387 @@
+"""The training loop: a configuration in, an outcome out; resumable, on one process or several.
+
+The losses of a run depend on its configuration only. They are the same bit for bit on a CPU whether or not the run was
+interrupted, and the same up to rounding whatever the micro-batch and the number of ranks.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from kernels.primitives import cross_entropy
+from model.checkpoint import newest_checkpoint, read_checkpoint, write_checkpoint
+from model.config import Execution, TrainConfig
+from model.corpus import check_corpus
+from model.data import TokenData, open_data
+from model.distributed import World, average_gradients, from_lead, join, share, sum_over_ranks, wait_for_all
+from model.divergence import Divergence, watch
+from model.optimizer import DTYPES, Optimizer, make_optimizer
+from model.schedule import multiplier
+from model.transformer import Transformer
+
+TAIL_SHARE = 0.05
+"""`train_loss` is the mean over this last share of the steps."""
+LOOK_EVERY_GPU = 16
+"""Steps between two looks at the losses on a GPU: each look waits for the device. A CPU is looked at every step."""
+SPEED_LOOKS = 20
+"""Looks over which the displayed tokens/s is averaged."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """One run."""
+
+    config: TrainConfig
+    checkpoints: Path
+    """Folder of its checkpoints, this run's alone; the caller deletes it when the outcome is safe."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a run ended, or that it was stopped and may go on later."""
+
+    state: Literal["done", "diverged", "stopped"]
+    loss: float
+    """Validation loss after the last step, nats/token; of a diverged run its last training loss; of a stopped one NaN."""
+    train_loss: float
+    """Mean training loss, nats per token, over the last steps: as many as 5 % of the run (at least 1)."""
+    steps: int
+    """Steps done."""
+    tokens: int
+    """Tokens trained on."""
+    wall_time_s: float
+    """Of all attempts, from start to end; of a killed one, up to its last checkpoint."""
+    tokens_per_s: float
+    """Tokens over the time spent in steps: start-up, validation and checkpoints left out."""
+    reason: str
+    """Why it diverged or stopped; empty when done."""
+
+
+class Observer(Protocol):
+    """Who is told how a run goes; called on rank 0 only."""
+
+    def metrics(self, member: int, row: Mapping[str, float]) -> None:
+        """A line of the run's record: step (from 1), tokens, loss, lr (of hidden matrices), grad_norm (before
+        clipping), tokens_per_s; and `val/loss` after a validation.
+        """
+
+    def progress(self, member: int, step: int, steps: int, tokens_per_s: float) -> None:
+        """A sign of life, at every look and every batch of a validation."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """What a run has behind it; with weights and optimiser state, all that a checkpoint holds."""
+
+    step: int = 0
+    """Steps done."""
+    divergence: Divergence = field(default_factory=Divergence)
+    recent: tuple[float, ...] = ()
+    """Training losses of the last steps, as many as `train_loss` averages over."""
+    wall_time_s: float = 0.0
+    stepping_s: float = 0.0
+    """Time spent in steps."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Run:
+    """What training one member needs at hand."""
+
+    config: TrainConfig
+    execution: Execution
+    checkpoints: Path
+    world: World
+    rows: range
+    """Of each global batch, those of this rank."""
+    data: TokenData
+    model: Transformer
+    optimizer: Optimizer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Step:
+    """A step whose results may still be on the device."""
+
+    step: int
+    lr: float
+    loss: Tensor
+    """This rank's share of the mean loss over the global batch, 0-d: the ranks' sum is the loss."""
+    grad_norm: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Seen:
+    """A step's results on the host, the same on every rank."""
+
+    step: int
+    lr: float
+    loss: float
+    grad_norm: float
+
+
+def train(
+    members: Sequence[Member], execution: Execution, observer: Observer, should_stop: Callable[[], bool]
+) -> tuple[Outcome, ...]:
+    """Train each member to its end, or until `should_stop`; resumes from the newest whole checkpoint.
+
+    Args:
+        members: One run for now.
+        execution: Device, threads, micro-batch, checkpoint and log intervals.
+        observer: Told of metrics and progress on rank 0.
+        should_stop: Asked at step boundaries on every rank; one rank's yes checkpoints and stops all.
+
+    Returns:
+        The outcome of each member, the same on every rank.
+
+    Raises:
+        ValueError: More than one member, ranks that do not divide the batch, no such device, unreadable data or a
+            checkpoint of another configuration.
+        OSError: A checkpoint cannot be written; the ones before it are kept.
+    """
+    if len(members) != 1:
+        raise ValueError(f"train takes one run at a time for now, got {len(members)}; call it once per run")
+    with _torch_settings(execution):
+        return (_train(members[0], execution, observer, should_stop),)
+
+
+@contextmanager
+def _torch_settings(execution: Execution) -> Iterator[None]:
+    """Threads as asked, and deterministic algorithms on CPUs, where they cost nothing."""
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    deterministic: Any = torch.utils.deterministic
+    fill = deterministic.fill_uninitialized_memory
+    torch.set_num_threads(execution.threads)
+    if execution.device == "cpu" or not torch.cuda.is_available():
+        torch.use_deterministic_algorithms(True)
+        deterministic.fill_uninitialized_memory = False  # every `empty` would be written twice
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        torch.use_deterministic_algorithms(before[1])
+        deterministic.fill_uninitialized_memory = fill
+
+
+def _train(member: Member, execution: Execution, observer: Observer, should_stop: Callable[[], bool]) -> Outcome:
+    started = saved = time.monotonic()
+    run = _prepare(member, execution)
+    config, leads = run.config, run.world.leads
+    progress = _resume(run)
+    earlier_s = progress.wall_time_s
+    speed = 0.0
+    pending: list[_Step] = []
+    if leads:
+        observer.progress(0, progress.step, config.steps, speed)
+    looked = time.monotonic()
+    for step in range(progress.step, config.steps):
+        pending.append(_step(run, step))
+        if not _looks(run, step + 1):
+            continue
+        due = leads and time.monotonic() - saved >= execution.checkpoint_every_s
+        seen, stops, saves = _look(pending, run.world, stop=should_stop(), due=due)
+        pending.clear()
+        now = time.monotonic()
+        speed = _smoothed(speed, config.batch_tokens * len(seen) / max(now - looked, 1e-9))
+        progress = _advance(replace(progress, stepping_s=progress.stepping_s + now - looked), seen, config)
+        if leads:
+            observer.progress(0, progress.step, config.steps, speed)
+        healthy = not progress.divergence.reason
+        validation = (
+            _validate(run, observer, progress.step, speed) if healthy and _validates(config, step + 1) else None
+        )
+        if leads:
+            for row in _rows(run, seen[: progress.step - seen[0].step + 1], speed, validation):
+                observer.metrics(0, row)
+        progress = replace(progress, wall_time_s=earlier_s + time.monotonic() - started)
+        if not healthy:
+            last = seen[progress.step - seen[0].step].loss
+            return _outcome("diverged", last, progress, config, progress.divergence.reason)
+        if validation is not None and progress.step == config.steps:
+            if not math.isfinite(validation):
+                return _outcome("diverged", validation, progress, config, f"the validation loss became {validation}")
+            return _outcome("done", validation, progress, config, "")
+        if stops or saves:
+            _save(run, progress)
+            saved = time.monotonic()
+        if stops:
+            reason = f"asked to stop at step {progress.step} of {config.steps}"
+            return _outcome("stopped", math.nan, progress, config, reason)
+        looked = time.monotonic()
+    raise AssertionError("the last step looks, validates and returns")
+
+
+def _prepare(member: Member, execution: Execution) -> _Run:
+    config = member.config
+    world = join(execution.device)
+    rows = share(config.batch_sequences, world)
+    data = open_data(config.data, config.model, config.seed.data)
+    check_corpus(
+        data.corpus,
+        vocab=config.model.vocab,
+        context=config.model.context,
+        evaluation_sequences=config.evaluation.sequences,
+    )
+    model = Transformer(config.model, config.rates, seed=config.seed.init, dtype=DTYPES[config.precision])
+    model.to(world.device)
+    return _Run(
+        config=config,
+        execution=execution,
+        checkpoints=member.checkpoints,
+        world=world,
+        rows=rows,
+        data=data,
+        model=model,
+        optimizer=make_optimizer(model, config),
+    )
+
+
+def _resume(run: _Run) -> Progress:
+    """Load the newest whole checkpoint, the one that rank 0 sees, into the run; its progress, or that of a new run."""
+    path = newest_checkpoint(run.checkpoints, run.config) if run.world.leads else None
+    name = from_lead(path.name if path else "", run.world)
+    if not name:
+        return Progress()
+    step, state = read_checkpoint(run.checkpoints / name, run.world.device)
+    run.model.load_state_dict(state["model"])
+    run.optimizer.load_state_dict(state["optimizer"])
+    progress = state["progress"]
+    return Progress(
+        step=step,
+        divergence=Divergence(**progress["divergence"]),
+        recent=tuple(progress["recent"]),
+        wall_time_s=progress["wall_time_s"],
+        stepping_s=progress["stepping_s"],
+    )
+
+
+def _save(run: _Run, progress: Progress) -> None:
+    """Rank 0 writes what all ranks hold alike; the others wait, so that none leaves before it is safe."""
+    if run.world.leads:
+        state = {
+            "model": run.model.state_dict(),
+            "optimizer": run.optimizer.state_dict(),
+            "progress": asdict(replace(progress, recent=())) | {"recent": list(progress.recent)},
+        }
+        write_checkpoint(run.checkpoints, state, config=run.config, step=progress.step)
+    wait_for_all(run.world)
+
+
+def _step(run: _Run, step: int) -> _Step:
+    """One optimiser step on this rank's rows of the global batch, without waiting for the device."""
+    config = run.config
+    scale = multiplier(config.schedule, step, config.steps)
+    run.optimizer.zero_grad()
+    loss = torch.zeros((), dtype=torch.float64, device=run.world.device)
+    for rows in _micro_batches(run.rows, run.execution.micro_batch):
+        inputs_BT, targets_BT = run.data.batch(step, config.batch_sequences, rows.start, rows.stop)
+        logits_BTV = run.model(inputs_BT.to(run.world.device, non_blocking=True))
+        mean = cross_entropy(logits_BTV, targets_BT.to(run.world.device, non_blocking=True))
+        torch.autograd.backward(mean * (len(rows) / len(run.rows)))
+        loss += mean.detach() * (len(rows) / config.batch_sequences)
+    average_gradients(run.model.parameters(), run.world)
+    grad_norm = run.optimizer.clip(config.optimizer.clip)
+    run.optimizer.step(scale)
+    return _Step(step=step + 1, lr=config.rates.hidden * scale, loss=loss, grad_norm=grad_norm)
+
+
+def _micro_batches(rows: range, micro_batch: int) -> Iterator[range]:
+    """Consecutive parts of `rows`, `micro_batch` long (0: all at once); the last may be shorter.
+
+    >>> list(_micro_batches(range(8, 13), 2))
+    [range(8, 10), range(10, 12), range(12, 13)]
+    """
+    size = micro_batch or len(rows)
+    return (rows[i : i + size] for i in range(0, len(rows), size))
+
+
+def _looks(run: _Run, done: int) -> bool:
+    every = LOOK_EVERY_GPU if run.world.device.type == "cuda" else 1
+    return done % every == 0 or _validates(run.config, done)
+
+
+def _validates(config: TrainConfig, done: int) -> bool:
+    every = config.evaluation.every
+    return done == config.steps or (every > 0 and done % every == 0)
+
+
+def _look(pending: Sequence[_Step], world: World, *, stop: bool, due: bool) -> tuple[list[_Seen], bool, bool]:
+    """The steps' results, and whether any rank was asked to stop or wants a checkpoint: one exchange between ranks."""
+    losses = torch.stack([one.loss for one in pending]).tolist()
+    norms = torch.stack([one.grad_norm for one in pending]).tolist()
+    total = sum_over_ranks([*losses, *norms, float(stop), float(due)], world)
+    seen = [
+        _Seen(step=one.step, lr=one.lr, loss=loss, grad_norm=norm / world.size)
+        for one, loss, norm in zip(pending, total[: len(pending)], total[len(pending) : -2], strict=True)
+    ]
+    return seen, total[-2] > 0, total[-1] > 0
+
+
+def _advance(progress: Progress, seen: Sequence[_Seen], config: TrainConfig) -> Progress:
+    """The progress after these steps, or after the one among them at which the run diverged."""
+    judged, recent, step = progress.divergence, progress.recent, progress.step
+    tail = max(1, math.ceil(TAIL_SHARE * config.steps))
+    for one in seen:
+        judged = watch(judged, step=one.step, steps=config.steps, loss=one.loss, grad_norm=one.grad_norm)
+        recent, step = (*recent, one.loss)[-tail:], one.step
+        if judged.reason:
+            break
+    return replace(progress, step=step, divergence=judged, recent=recent)
+
+
+def _rows(run: _Run, seen: Sequence[_Seen], speed: float, validation: float | None) -> Iterator[dict[str, float]]:
+    """The lines of the record: the first and every `log_every`-th step, and each with a validation (the last here)."""
+    for one in seen:
+        validated = validation is not None and one is seen[-1]
+        if one.step == 1 or one.step % run.execution.log_every == 0 or validated:
+            yield {
+                "step": one.step,
+                "tokens": one.step * run.config.batch_tokens,
+                "loss": one.loss,
+                "lr": one.lr,
+                "grad_norm": one.grad_norm,
+                "tokens_per_s": speed,
+                **({"val/loss": validation} if validation is not None and validated else {}),
+            }
+
+
+@torch.no_grad()
+def _validate(run: _Run, observer: Observer, step: int, speed: float) -> float:
+    """Mean next-token cross-entropy over the fixed validation set, nats/token, its sequences shared by the ranks."""
+    world, sequences = run.world, run.config.evaluation.sequences
+    start, stop = sequences * world.rank // world.size, sequences * (world.rank + 1) // world.size
+    per_batch = run.execution.micro_batch or len(run.rows)
+    total = torch.zeros((), dtype=torch.float64, device=world.device)
+    for inputs_BT, targets_BT in run.data.validation(sequences, per_batch, start, stop):
+        logits_BTV = run.model(inputs_BT.to(world.device, non_blocking=True))
+        total += cross_entropy(logits_BTV, targets_BT.to(world.device, non_blocking=True)) * len(targets_BT)
+        if world.leads:
+            observer.progress(0, step, run.config.steps, speed)
+    (summed,) = sum_over_ranks([total.item()], world)
+    return summed / sequences
+
+
+def _smoothed(speed: float, now: float) -> float:
+    return speed + (now - speed) / SPEED_LOOKS if speed else now
+
+
+def _outcome(
+    state: Literal["done", "diverged", "stopped"], loss: float, progress: Progress, config: TrainConfig, reason: str
+) -> Outcome:
+    tokens = progress.step * config.batch_tokens
+    return Outcome(
+        state=state,
+        loss=loss,
+        train_loss=math.fsum(progress.recent) / len(progress.recent),
+        steps=progress.step,
+        tokens=tokens,
+        wall_time_s=progress.wall_time_s,
+        tokens_per_s=tokens / progress.stepping_s,
+        reason=reason,
+    )
