@@ -17,7 +17,10 @@ class ModelShape:
     params_total: int
     """Every element of every parameter (`numel`)."""
     params_paper_total: int
-    """As `params`, with all experts instead of the active ones."""
+    """HyperP's total of a mixture: as `params`, with all experts and a router row for each of the pool's k·S experts.
+
+    The shared expert has such a row too here, though it needs none: so the printed totals are met at every depth.
+    """
     flops_per_token: float
     """Of training, forward and backward: 6N and full attention, 12 · depth · (query_heads · head_size) · context."""
     flops_per_token_causal: float
@@ -39,10 +42,11 @@ def model_shape(config: ModelConfig) -> ModelShape:
     params = counted - idle
     attention = 12 * config.depth * config.query_heads * config.head_size * config.context
     looked_up = sum(p.size for p in table if p.role == "embedding")
+    router_rows = config.depth * config.top_k * config.sparsity if config.mlp == "moe" else 0
     return ModelShape(
         params=params,
         params_total=sum(p.size for p in table),
-        params_paper_total=counted,
+        params_paper_total=counted + router_rows * config.width,
         flops_per_token=6.0 * params + attention,
         flops_per_token_causal=6.0 * (params - looked_up) + attention * (config.context + 1) / (2 * config.context),
     )
