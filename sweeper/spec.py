@@ -103,7 +103,8 @@ Entry = tuple[str, str | tuple[Value, ...]]
 class Grid:
     """The cells laid over a base: the product of the axes and zips, completed by `derive`, kept where `where` holds.
 
-    A union's grids are laid out one after another; each inherits `derive`, `where` and `repeat` from its parent.
+    A union's grids are laid out one after another, each over the axes, zips, `derive`, `where` and `repeat` of its
+    parent; a key that it sets itself replaces its parent's.
     """
 
     axes: tuple[Entry, ...] = ()
@@ -140,6 +141,8 @@ class Sweep:
     question: Question
     resolved: str
     """The composed configuration as YAML, frozen beside the results."""
+    notes: tuple[str, ...] = ()
+    """What the overrides did to the grid, one sentence each: an axis pinned, a derived value replaced."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,13 +8,15 @@ import dataclasses
 import difflib
 import math
 import types
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from functools import cache
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from sweeper.errors import ConfigError
 
 T = TypeVar("T")
+Place = Callable[[str], str]
+"""What an error names for the path of a bad value."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -35,73 +37,82 @@ def fields_of(kind: Any) -> dict[str, tuple[Any, dataclasses.Field[Any]]]:
     return {field.name: (hints[field.name], field) for field in dataclasses.fields(kind)}
 
 
-def build(kind: type[T], values: Mapping[str, Any], where: str) -> T:
+def build(kind: type[T], values: Mapping[str, Any], where: str, *, place: Place = str) -> T:
     """An instance of the dataclass `kind` from a mapping, every value checked against its field's type.
+
+    `where` is the path of the values (`model`); `place` turns the path of a bad one (`model.width`) into the place
+    that its error names, such as a line of a file.
 
     Raises:
         ConfigError: An unknown or missing key, a value of the wrong type, or one that the class refuses.
     """
     if not isinstance(values, Mapping):
-        raise ConfigError(f"{where}: expected settings of {kind.__name__}, got {values!r}")
+        raise ConfigError(f"{place(where)}: expected settings of {kind.__name__}, got {values!r}")
     known = fields_of(cast(Hashable, kind))
+    paths = {name: f"{where}.{name}" if where else str(name) for name in [*values, *known]}
     for name in values:
         if name not in known:
-            raise ConfigError(f"{where}: {kind.__name__} has no setting {name!r}; {did_you_mean(str(name), known)}")
-    made = {
-        name: convert(known[name][0], value, f"{where}.{name}" if where else name) for name, value in values.items()
-    }
+            raise ConfigError(
+                f"{place(paths[name])}: {kind.__name__} has no setting {name!r}; {did_you_mean(str(name), known)}"
+            )
+    made = {name: convert(known[name][0], value, paths[name], place=place) for name, value in values.items()}
     for name, (_, field) in known.items():
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if required and name not in made:
-            raise ConfigError(f"{where}: {kind.__name__} needs {name!r}; add it")
+            raise ConfigError(f"{place(where)}: {kind.__name__} needs {name!r}; add it")
     try:
         return kind(**made)
     except ValueError as error:
-        raise ConfigError(f"{where}: {error}") from error
+        raise ConfigError(f"{place(where)}: {error}") from error
 
 
-def convert(kind: Any, value: Any, where: str) -> Any:
-    """`value` as the annotated type `kind`; whole floats such as 1e6 count as integers."""
+def convert(kind: Any, value: Any, where: str, *, place: Place = str) -> Any:
+    """`value` as the annotated type `kind`; whole floats such as 1e6 count as integers.
+
+    Raises:
+        ConfigError: A value of another type.
+    """
     origin = get_origin(kind)
     if origin in (Union, types.UnionType):
-        return _first_that_fits(get_args(kind), value, where)
+        return _first_that_fits(get_args(kind), value, where, place)
     if origin is Literal:
         if value in get_args(kind) and type(value) in {type(choice) for choice in get_args(kind)}:
             return value
-        raise ConfigError(f"{where}: got {value!r}; {did_you_mean(str(value), map(str, get_args(kind)))}")
+        raise ConfigError(f"{place(where)}: got {value!r}; {did_you_mean(str(value), map(str, get_args(kind)))}")
     if origin is tuple:
         if isinstance(value, str) or not isinstance(value, Iterable):
-            raise ConfigError(f"{where}: expected a list, got {value!r}")
+            raise ConfigError(f"{place(where)}: expected a list, got {value!r}")
         inner, *rest = get_args(kind)
         if rest == [Ellipsis]:
-            return tuple(convert(inner, item, f"{where}[{i}]") for i, item in enumerate(value))
+            return tuple(convert(inner, item, f"{where}[{i}]", place=place) for i, item in enumerate(value))
         items = tuple(value)
         if len(items) != len(get_args(kind)):
-            raise ConfigError(f"{where}: expected {len(get_args(kind))} values, got {value!r}")
+            raise ConfigError(f"{place(where)}: expected {len(get_args(kind))} values, got {value!r}")
         return tuple(
-            convert(k, item, f"{where}[{i}]") for i, (k, item) in enumerate(zip(get_args(kind), items, strict=True))
+            convert(k, item, f"{where}[{i}]", place=place)
+            for i, (k, item) in enumerate(zip(get_args(kind), items, strict=True))
         )
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-        return value if isinstance(value, kind) else build(kind, value, where)
+        return value if isinstance(value, kind) else build(kind, value, where, place=place)
     if kind is type(None) and value is None:
         return None
-    return _scalar(kind, value, where)
+    return _scalar(kind, value, where, place)
 
 
-def _first_that_fits(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
+def _first_that_fits(kinds: tuple[Any, ...], value: Any, where: str, place: Place) -> Any:
     for kind in kinds:
         if isinstance(kind, type) and type(value) is kind:
             return value
     for kind in kinds:
         try:
-            return convert(kind, value, where)
+            return convert(kind, value, where, place=place)
         except ConfigError:
             continue
     names = " or ".join(getattr(kind, "__name__", str(kind)) for kind in kinds)
-    raise ConfigError(f"{where}: expected {names}, got {value!r}")
+    raise ConfigError(f"{place(where)}: expected {names}, got {value!r}")
 
 
-def _scalar(kind: Any, value: Any, where: str) -> Any:
+def _scalar(kind: Any, value: Any, where: str, place: Place) -> Any:
     if kind is Any:
         return value
     if isinstance(value, bool) or kind is bool:
@@ -118,4 +129,4 @@ def _scalar(kind: Any, value: Any, where: str) -> Any:
     elif kind is str and isinstance(value, str):
         return value
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-    raise ConfigError(f"{where}: expected {names.get(kind, kind)}, got {value!r}")
+    raise ConfigError(f"{place(where)}: expected {names.get(kind, kind)}, got {value!r}")
