@@ -136,14 +136,15 @@ def read_corpus(config: DataConfig, vocab: int) -> Corpus:
     if config.source == "shards":
         return _read_shards(config)
     sides: dict[Side, list[TokenArray]] = {"train": [], "validation": []}
-    for side, tokens in _encoded(config):
+    encoder = _encoder(config)
+    for side, tokens in _encoded(config, encoder):
         sides[side].append(tokens)
     check(any(sides.values()), f"{_place(config)} holds no text; name files with content in data.path")
     return Corpus(
         source=config.source,
         train=_in_memory(sides["train"]),
         validation=_in_memory(sides["validation"]),
-        vocab=_encoder(config).vocab,
+        vocab=encoder.vocab,
     )
 
 
@@ -168,7 +169,7 @@ def check_corpus(corpus: Corpus, *, vocab: int, context: int, evaluation_sequenc
         there is None or there >= evaluation_sequences,
         f"data={corpus.source} holds out {there} validation sequences of {context} tokens, but evaluation.sequences "
         f"is {evaluation_sequences}; "
-        + (f"set evaluation.sequences={there} or raise data.validation" if there else "raise data.validation"),
+        + (f"set evaluation.sequences={there} or hold out more" if there else "hold out more or lower model.context"),
     )
 
 
@@ -178,10 +179,10 @@ def check_corpus(corpus: Corpus, *, vocab: int, context: int, evaluation_sequenc
 def fingerprint(config: DataConfig, vocab: int) -> str:
     """16 hexadecimal digits of the SHA-256 of the content that `config` names; needs no torch.
 
-    Text is hashed whole, in the order in which it is read, with its tokenizer; names and places are not. Of a shard
-    the header, the size and 16 blocks of 64 KiB (first, last, evenly spaced) are hashed: terabytes take seconds, and a
-    change between those blocks goes unnoticed. Of `synthetic` it is the parameters and first transitions of the
-    chain.
+    Text is hashed whole, in the order in which it is read, with its tokenizer; its names and places are not. Of a
+    shard, its side, token type, count and 16 blocks of 64 KiB (first, last, evenly spaced) are hashed: terabytes take
+    seconds, and a change between those blocks goes unnoticed. Of `synthetic` it is the parameters of the chain and
+    its first transitions.
 
     Raises:
         ValueError: A file that is missing or unreadable.
@@ -280,8 +281,15 @@ def _text_files(config: DataConfig) -> tuple[Path, ...]:
     """The files of `python_source` or `text`, in the order in which they are read: by relative path."""
     if config.source == "python_source":
         root = Path(sysconfig.get_path("stdlib"))
-        return _walk(root, (".py",), leave_out=frozenset({"site-packages", "dist-packages", "__pycache__"}))
-    return _named_files(config, TEXT_SUFFIXES)
+        found = _walk(root, (".py",), leave_out=frozenset({"site-packages", "dist-packages", "__pycache__"}))
+        return tuple(path for path in found if path.is_file())  # distributions link to files that may not be installed
+    found = _named_files(config, TEXT_SUFFIXES)
+    for path in found:
+        check(
+            path.suffix in TEXT_SUFFIXES,
+            f"{path} is none of {', '.join(TEXT_SUFFIXES)}; rename or convert it, or narrow data.path",
+        )
+    return found
 
 
 def _named_files(config: DataConfig, suffixes: tuple[str, ...]) -> tuple[Path, ...]:
@@ -305,10 +313,10 @@ def _named_files(config: DataConfig, suffixes: tuple[str, ...]) -> tuple[Path, .
 def _walk(root: Path, suffixes: tuple[str, ...], leave_out: frozenset[str] = frozenset()) -> tuple[Path, ...]:
     found: list[str] = []
     with _reading(root):
-        for folder, folders, names in os.walk(root, onerror=_raise):
+        for folder, folders, names in os.walk(root, onerror=_raise, followlinks=True):
             folders[:] = [name for name in folders if name not in leave_out]
             found += (f"{folder}/{name}" for name in names if name.endswith(suffixes))
-    return tuple(path for path in map(Path, sorted(found)) if path.is_file())
+    return tuple(map(Path, sorted(found)))
 
 
 def _raise(error: OSError) -> None:
@@ -322,11 +330,6 @@ def _documents(config: DataConfig) -> Iterator[Document]:
             with _reading(path):
                 yield Document(content=path.read_bytes())
         return
-    for path in files:
-        check(
-            path.suffix in TEXT_SUFFIXES,
-            f"{path} is none of {', '.join(TEXT_SUFFIXES)}; rename or convert it, or narrow data.path",
-        )
     with _reading(Path(config.path)):
         whole = sum(path.stat().st_size for path in files)
     piece = min(max(whole // PIECES, PIECE_BYTES[0]), PIECE_BYTES[1])
@@ -405,7 +408,7 @@ def _parquet_documents(path: Path, column: str) -> Iterator[Document]:
                 for value in batch.column(0).to_pylist():
                     check(
                         isinstance(value, str),
-                        f"{path} has no text in row {row} of column {column!r}, got {value!r}; drop or mend that row",
+                        f"{path} has no text in row {row} of column {column!r}, got {value!r:.40}; mend that row",
                     )
                     yield Document(content=value.encode())
                     row += 1
@@ -448,7 +451,7 @@ def _tokenizer(name: str) -> Encoder:
     except Exception as error:  # the package raises bare Exception
         raise ValueError(f"data.tokenizer {name} is no tokenizers file ({error}); name a tokenizer.json") from error
     known: dict[str, int] = tokenizer.get_vocab(with_added_tokens=True)
-    vocab = max(known.values()) + 1
+    vocab = max(known.values(), default=0) + 1
     end = [known[token] for token in END_OF_TEXT if token in known][:1]
     dtype = _dtype_for(vocab)
 
@@ -471,9 +474,8 @@ ENCODED_AT_ONCE = 1 << 22
 """Bytes of text that are turned into tokens together: bounds memory, and keeps a tokenizer's threads busy."""
 
 
-def _encoded(config: DataConfig) -> Iterator[tuple[Side, TokenArray]]:
+def _encoded(config: DataConfig, encoder: Encoder) -> Iterator[tuple[Side, TokenArray]]:
     """The tokens of each document with its side, in order."""
-    encoder = _encoder(config)
     waiting: list[Document] = []
     size = 0
     for document in _documents(config):
@@ -554,7 +556,6 @@ def _describe(path: Path, headerless: TokenType) -> Shard:
     return Shard(path=path, dtype=headerless, offset=0, tokens=size // headerless.itemsize, side=side)
 
 
-@lru_cache(maxsize=64)  # a mapping holds a file descriptor: a thousand shards would use up the process's
 def _map(shard: Shard) -> TokenArray:
     with _reading(shard.path):
         return np.asarray(np.memmap(shard.path, shard.dtype, mode="r", offset=shard.offset, shape=(shard.tokens,)))
@@ -580,7 +581,12 @@ def _shard_streams(config: DataConfig) -> tuple[StoredTokens, StoredTokens, int]
 
 def _chained(shards: tuple[Shard, ...]) -> StoredTokens:
     ends = tuple(accumulate(shard.tokens for shard in shards))
-    return StoredTokens(ends=ends, segment=lambda index: _map(shards[index]), start=0, stop=ends[-1] if ends else 0)
+
+    @lru_cache(maxsize=64)  # a mapping holds a file descriptor: a thousand shards would use up the process's
+    def segment(index: int) -> TokenArray:
+        return _map(shards[index])
+
+    return StoredTokens(ends=ends, segment=segment, start=0, stop=ends[-1] if ends else 0)
 
 
 def _sampled(shard: Shard) -> Iterator[TokenArray]:
@@ -629,9 +635,10 @@ def prepare_shards(
         dtype = max((shard.dtype for shard in _shards(config)), key=lambda dtype: dtype.itemsize)
         stream = _stored_chunks(config, dtype)
     else:
-        needed = _encoder(config).vocab
+        encoder = _encoder(config)
+        needed = encoder.vocab
         dtype = _dtype_for(needed)
-        stream = _encoded(config)
+        stream = _encoded(config, encoder)
     check(
         vocab is None or needed <= vocab,
         f"data={config.source} has token ids up to {needed - 1}, but the vocabulary is {vocab}; raise it to {needed}",
@@ -646,7 +653,12 @@ def prepare_shards(
         partial.mkdir()
         try:
             names = _write_shards(stream, partial, shard_tokens, dtype)
-            check(bool(names), f"{_place(config)} holds no tokens; name files with content in data.path")
+            for side in ("train", "val"):
+                check(
+                    any(name.startswith(side) for name in names),
+                    f"{_place(config)} leaves no {side} tokens at data.validation={config.validation}; "
+                    "add text or change that share",
+                )
             partial.replace(folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
