@@ -90,7 +90,7 @@ def plan(
 
     Example: sweeper plan quickstart model.depth=4 'axes.lr=geom(5e-3,0.16,6)'
     """
-    from sweeper.launch import plan_sweep
+    from sweeper.launch import check_data, plan_sweep
     from sweeper.plan import plan_json
     from sweeper.terminal import print_plan
 
@@ -99,7 +99,7 @@ def plan(
     if as_json:
         typer.echo(json.dumps(plan_json(planned)))
     else:
-        print_plan(planned, sweep, rows=rows)
+        print_plan(planned, sweep.title, check_data(specs), rows=rows)
     if budget is not None and planned.totals.gpu_hours_left > budget:
         typer.echo(
             f"over budget: {planned.totals.gpu_hours_left:.4g} {planned.device}-hours left to run, {budget:g} at hand",
@@ -130,7 +130,7 @@ def launch(
     sweep, specs, folder = open_sweep(name, overrides, runs)
     with Progress(sweep.name) as progress:
         result = launch_sweep(sweep, specs, folder, progress.show)
-    collected = collect_sweep(sweep, specs, folder)
+    collected = collect_sweep(specs, folder)
     print_launch(result, collected, sweep.name)
     if result.interrupted:
         raise typer.Exit(EXIT_INTERRUPTED)
@@ -138,7 +138,7 @@ def launch(
         raise typer.Exit(3)
 
 
-def collect_sweep(sweep: "Sweep", specs: "tuple[RunSpec, ...]", folder: "SweepFolder") -> Path:
+def collect_sweep(specs: "tuple[RunSpec, ...]", folder: "SweepFolder") -> Path:
     """Write `results.csv` and `results.parquet` of the cells that have a record; returns the CSV's path."""
     from sweeper.records import read_records
     from sweeper.table import results, write_results

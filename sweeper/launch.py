@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
+from model.config import DataConfig
+from model.corpus import check_corpus, read_corpus
 from sweeper import scheduler
-from sweeper.errors import LaunchError
+from sweeper.errors import DataError, LaunchError
 from sweeper.plan import Plan, make_plan, plan_json
 from sweeper.records import (
     Beat,
@@ -79,6 +81,38 @@ def plan_sweep(sweep: Sweep, specs: Sequence[RunSpec], folder: SweepFolder) -> P
     return make_plan(sweep.name, specs, found, sweep.cluster, sweep.execution)
 
 
+def check_data(specs: Sequence[RunSpec]) -> tuple[str, ...]:
+    """Read every source of a sweep once and refuse what cannot be trained on; returns notes on repeated data.
+
+    Raises:
+        DataError: A source cannot be read, its tokens do not fit the model, or it holds too little text.
+    """
+    notes = []
+    for (data, vocab), members in _by_source(specs).items():
+        needs = {(spec.train.model.context, spec.train.evaluation.sequences) for spec in members}
+        try:
+            corpus = read_corpus(data, vocab)
+            for context, sequences in needs:
+                check_corpus(corpus, vocab=vocab, context=context, evaluation_sequences=sequences)
+        except ValueError as error:
+            raise DataError(str(error)) from error
+        largest = max(spec.train.tokens for spec in members)
+        epochs = corpus.epochs(largest)
+        if epochs > 1:
+            notes.append(
+                f"data={data.source} holds {corpus.train_tokens:,} training tokens: "
+                f"the largest budget ({largest:,} tokens) reads them {epochs:.2g} times"
+            )
+    return tuple(notes)
+
+
+def _by_source(specs: Sequence[RunSpec]) -> dict[tuple[DataConfig, int], list[RunSpec]]:
+    found: dict[tuple[DataConfig, int], list[RunSpec]] = {}
+    for spec in specs:
+        found.setdefault((spec.train.data, spec.train.model.vocab), []).append(spec)
+    return found
+
+
 def launch(
     sweep: Sweep, specs: Sequence[RunSpec], folder: SweepFolder, follow: Callable[[Standing], None]
 ) -> LaunchResult:
@@ -92,10 +126,12 @@ def launch(
         follow: Called several times a second with the standing.
 
     Raises:
+        DataError: The data cannot be read or do not fit; nothing is started.
         LaunchError: Another launch of this sweep is alive, torch is missing, or the folder cannot be written.
     """
     if find_spec("torch") is None:
         raise LaunchError("training needs torch and none is installed here; pip install 'sweeper-lm[train]'")
+    check_data(specs)
     with launcher_lock(folder):
         began = time.monotonic()
         plan = plan_sweep(sweep, specs, folder)

@@ -67,7 +67,7 @@ class RunRecord:
     world_size: int
     fingerprint: str
     """Of the data."""
-    axes: tuple[tuple[str, Value], ...]
+    axes: Mapping[str, Value]
     """The axis values of the cell, by name."""
 
 

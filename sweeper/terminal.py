@@ -1,16 +1,18 @@
 """What people see: tables, a progress bar, summaries; the only module that knows rich."""
 
 import time
+from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
 from sweeper.launch import LaunchResult, Standing
 from sweeper.plan import Plan, PlannedRun
-from sweeper.spec import Sweep, Value
+from sweeper.spec import Value
 
 console = Console()
 
@@ -57,22 +59,22 @@ def axis_value(value: Value) -> str:
     return count(value) if isinstance(value, int) and abs(value) >= 100_000 else str(value)
 
 
-def print_plan(plan: Plan, sweep: Sweep, rows: int) -> None:
+def print_plan(plan: Plan, title: str, notes: Sequence[str], rows: int) -> None:
     """The plan as a table, one line per run, and its totals."""
     shown = plan.runs if rows == 0 else plan.runs[:rows]
     arms = len({run.arm for run in plan.runs}) > 1
     names = [name for name, _ in plan.runs[0].axes] if plan.runs else []
-    title = f"{plan.sweep}: {sweep.title}" if sweep.title else plan.sweep
-    table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    heading = f"{plan.sweep}: {title}" if title else plan.sweep
+    table = Table(title=heading, title_justify="left", header_style="bold", box=None, pad_edge=False)
     table.add_column("run")
     table.add_column("state")
     if arms:
         table.add_column("arm")
     for name in [n for n in names if n != "lr"]:
         table.add_column(name, justify="right")
-    for heading in ("lr", "lr peak", "params", "tokens", "steps", "FLOPs", "GiB", "hours"):
-        if heading.replace(" ", "_") not in names or heading == "lr":
-            table.add_column(heading, justify="right")
+    for label in ("lr", "lr peak", "params", "tokens", "steps", "FLOPs", "GiB", "hours"):
+        if label.replace(" ", "_") not in names or label == "lr":
+            table.add_column(label, justify="right")
     for run in shown:
         table.add_row(*_plan_cells(run, arms, names))
     console.print(table)
@@ -85,7 +87,7 @@ def print_plan(plan: Plan, sweep: Sweep, rows: int) -> None:
         f"{_hours(totals.gpu_hours, plan.device)}, of which {_hours(totals.gpu_hours_left, plan.device)} are left",
         highlight=False,
     )
-    for note in sweep_notes(plan, sweep):
+    for note in notes:
         console.print(note, style="yellow", highlight=False)
 
 
@@ -112,9 +114,22 @@ def _hours(hours: float, device: str) -> str:
     return f"{hours:.3g} {device}-hours" if hours >= 0.1 else f"{hours * 60:.2g} {device}-minutes"
 
 
-def sweep_notes(plan: Plan, sweep: Sweep) -> list[str]:
-    """What a reader of the plan should know before spending."""
-    return []
+def print_launch(result: LaunchResult, table: Path, name: str) -> None:
+    """What a launch did, what failed and what to type next."""
+    for failure in result.failures:
+        console.print(f"failed {failure.run_id}: {failure.reason}\n  log: {failure.log}", style="red", highlight=False)
+    states = ", ".join(f"{number} {state}" for state, number in result.states.items())
+    console.print(
+        f"{name}: {states} · {result.started} run now, {result.found} found · {duration(result.wall_time_s)}",
+        highlight=False,
+    )
+    console.print(f"results: {table}", highlight=False)
+    if result.interrupted:
+        console.print(f"stopped; resume with: sweeper launch {name}", style="yellow", highlight=False)
+    elif result.failures:
+        console.print(f"run the failed ones again with: sweeper launch {name}", style="yellow", highlight=False)
+    else:
+        console.print(f"next: sweeper fit {name}", highlight=False)
 
 
 class Progress:
@@ -148,7 +163,7 @@ class Progress:
         now = time.monotonic()
         if self.began is None:
             self.began = (now, standing.tokens_done)
-        left = self._time_left(standing, now)
+        left = _time_left(standing, *self.began, now)
         runs = f"{standing.finished}/{standing.runs} runs"
         speed = f"{count(standing.tokens_per_s)} tokens/s" if standing.tokens_per_s else "starting"
         remaining = f"about {duration(left)} left" if left is not None else ""
@@ -164,11 +179,10 @@ class Progress:
             self.last_line = now
             console.print(f"{runs}, {speed}{', ' + remaining if remaining else ''}", highlight=False)
 
-    def _time_left(self, standing: Standing, now: float) -> float | None:
-        """By the pace since the start, starts of processes included."""
-        assert self.began is not None
-        began, tokens_before = self.began
-        done = standing.tokens_done - tokens_before
-        if done <= 0 or now - began < 3:
-            return None
-        return (standing.tokens - standing.tokens_done) * (now - began) / done
+
+def _time_left(standing: Standing, began: float, tokens_before: int, now: float) -> float | None:
+    """By the pace since the start, starts of processes included; None before there is one."""
+    done = standing.tokens_done - tokens_before
+    if done <= 0 or now - began < 3:
+        return None
+    return (standing.tokens - standing.tokens_done) * (now - began) / done

@@ -92,6 +92,11 @@ def convert(kind: Any, value: Any, where: str, *, place: Place = str) -> Any:
             convert(k, item, f"{where}[{i}]", place=place)
             for i, (k, item) in enumerate(zip(get_args(kind), items, strict=True))
         )
+    if origin in (Mapping, dict):
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where}: expected a mapping, got {value!r}")
+        key_kind, value_kind = get_args(kind)
+        return {convert(key_kind, k, where): convert(value_kind, v, f"{where}.{k}") for k, v in value.items()}
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return value if isinstance(value, kind) else build(kind, value, where, place=place)
     if kind is type(None) and value is None:

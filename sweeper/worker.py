@@ -19,7 +19,6 @@ from typing import Any, TextIO
 from model import corpus
 from model.shape import model_shape
 from model.train import Member, Outcome, train
-from sweeper.errors import DataError
 from sweeper.records import (
     Beat,
     End,
@@ -135,7 +134,7 @@ def _attempt(folder: SweepFolder, job: JobFile, place: Place, run_id: str, numbe
         log.info("attempt %d at %s: %s", number, run_id, dict(spec.axes))
         if leads:
             write_json(home / "provenance.json", provenance(folder, job, spec, place))
-        _check_data(spec)
+        corpus.check_fingerprint(spec.train.data, spec.train.model.vocab)
         with (home / "metrics.jsonl" if leads else Path(os.devnull)).open("a", encoding="utf-8") as metrics:
             os.environ["SWEEPER_INIT_METHOD"] = f"file://{(home / 'rendezvous').resolve()}"
             observer = _Recorder(folder.jobs / job.job, job.heartbeat_s, ((run_id, metrics),))
@@ -154,15 +153,6 @@ def _attempt(folder: SweepFolder, job: JobFile, place: Place, run_id: str, numbe
     finally:
         logging.getLogger().removeHandler(handler)
         handler.close()
-
-
-def _check_data(spec: RunSpec) -> None:
-    found = corpus.fingerprint(spec.train.data, spec.train.model.vocab)
-    if found != spec.train.data.fingerprint:
-        raise DataError(
-            f"data={spec.train.data.source} reads {found} here but was {spec.train.data.fingerprint} at launch; "
-            "use the same files (and Python version) on every machine, or launch the sweep again"
-        )
 
 
 class _Recorder:
@@ -213,7 +203,7 @@ def _finish(folder: SweepFolder, spec: RunSpec, outcome: Outcome, number: int, p
         attempts=number,
         world_size=place.world_size,
         fingerprint=train.data.fingerprint,
-        axes=spec.axes,
+        axes=dict(spec.axes),
     )
     write_record(folder, record)
     shutil.rmtree(folder.run(spec.run_id) / "checkpoint", ignore_errors=True)

@@ -1,0 +1,57 @@
+import json
+
+import pytest
+from builders import run_spec
+
+from model.config import Execution
+from model.shape import model_shape
+from sweeper.plan import make_plan, plan_json
+from sweeper.spec import Cluster, Gpu
+
+CLUSTER = Cluster(gpu=Gpu(name="toy", memory_gib=1.0, peak_flops=1e9, mfu=0.5))
+
+
+def plan(specs, states=None):
+    return make_plan("tiny", specs, states or {}, CLUSTER, Execution())
+
+
+def test_runs_with_a_result_or_in_progress_make_no_job():
+    specs = [run_spec(lr=lr) for lr in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)]
+    found = dict(zip((s.run_id for s in specs), ("done", "diverged", "running", "failed", "stopped"), strict=False))
+    jobs = plan(specs, found).jobs
+    assert {job.runs[0].lr for job in jobs} == {0.4, 0.5, 0.6}
+
+
+def test_the_longest_runs_start_first():
+    specs = [run_spec(steps=steps) for steps in (4, 16, 8)]
+    assert [job.runs[0].train.steps for job in plan(specs).jobs] == [16, 8, 4]
+
+
+def test_the_price_is_causal_flops_over_the_devices_throughput():
+    (run,) = plan([run_spec(steps=10)]).runs
+    spec = run_spec(steps=10)
+    flops = model_shape(spec.train.model).flops_per_token_causal * spec.train.tokens
+    assert run.gpu_hours == pytest.approx(flops / (1e9 * 0.5) / 3600)
+    assert run.flops_causal < run.flops
+
+
+def test_totals_separate_what_is_left_from_the_whole():
+    specs = [run_spec(lr=lr) for lr in (0.1, 0.2)]
+    totals = plan(specs, {specs[0].run_id: "done"}).totals
+    assert (totals.runs, totals.left) == (2, 1)
+    assert totals.gpu_hours == pytest.approx(2 * totals.gpu_hours_left)
+
+
+def test_the_json_holds_every_axis_beside_the_price():
+    spec = run_spec(lr=0.1)
+    found = json.loads(json.dumps(plan_json(plan([spec]))))
+    (row,) = found["runs"]
+    assert found["schema_version"] == 1
+    assert row["lr"] == 0.1
+    assert row["tokens"] == spec.train.tokens
+    assert {"run_id", "state", "params", "tokens", "steps", "flops", "lr_peak", "gpu_hours"} <= set(row)
+    assert found["totals"]["runs"] == 1
+
+
+def test_a_plan_of_nothing_costs_nothing():
+    assert plan([]).totals.gpu_hours == 0
