@@ -199,8 +199,9 @@ def fingerprint(config: DataConfig, vocab: int) -> str:
             _hash_shard(digest, shard)
     else:
         if config.source == "text" and config.tokenizer != "bytes":
-            with _reading(Path(config.tokenizer)):
-                digest.update(Path(config.tokenizer).read_bytes())
+            tokenizer = Path(_absolute(config.tokenizer))
+            with _reading(tokenizer):
+                digest.update(tokenizer.read_bytes())
         for path in _text_files(config):
             with _reading(path), path.open("rb") as file:
                 digest.update(f"{path.suffix} {os.fstat(file.fileno()).st_size} ".encode())
@@ -246,7 +247,7 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
+        reason = (error.strerror or str(error)).splitlines()[0].lower()
         raise ValueError(f"cannot read {path}: {reason}; check the path and its permissions") from error
 
 

@@ -345,6 +345,13 @@ def test_prepare_refuses_what_has_no_end():
         prepare_shards(DataConfig(source="synthetic"), Path("nowhere"))
 
 
+def test_prepare_refuses_a_source_that_holds_nothing_out(tmp_path: Path):
+    config = text(write_jsonl(tmp_path / "a.jsonl", LINES[:3]), validation=0.001)
+    with pytest.raises(ValueError, match=r"leaves no val tokens at data.validation=0.001; add text or change"):
+        prepare_shards(config, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
+
+
 def test_prepare_refuses_a_vocabulary_that_is_too_small(tmp_path: Path):
     config = text(write_jsonl(tmp_path / "a.jsonl", LINES))
     with pytest.raises(ValueError, match="token ids up to 255, but the vocabulary is 100; raise it to 256"):
@@ -500,7 +507,7 @@ def test_a_bad_tokenizer_is_refused_in_one_sentence(tmp_path: Path, content: str
         read_corpus(config, 256)
 
 
-def test_an_unreadable_folder_is_refused_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_an_unreadable_file_is_refused_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def denied(self: Path) -> bytes:
         raise PermissionError(13, "Permission denied")
 
