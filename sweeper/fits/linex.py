@@ -4,10 +4,12 @@ Loss rises faster on the side of high rates, so that a parabola through all poin
 loss of Varian (1975); here the skew s, the noise σ and the prior of ln κ ~ N(m, τ²) are shared by the sweeps that are
 fitted together (empirical Bayes: they maximise the marginal likelihood), while κ, x* and L₀ are each sweep's own:
 curvature shrinks with the budget. A point at height ΔL above the lowest has the variance σ² + (0.15·ΔL)², so that the
-error of the shape grows with the distance from the minimum. x* and ln κ are integrated over a grid, L₀ exactly.
+error of the shape grows with the distance from the minimum; where points stand closer than an octave they share that
+error, and its variance grows with their number per octave. x* and ln κ are integrated over a grid, L₀ exactly.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +33,9 @@ MAX_SWEEPS = 64
 MAX_RATES = 256
 """Distinct rates of one sweep; more are averaged into as many cells of ln η."""
 
+_Stack = tuple[FloatArray, FloatArray, FloatArray, FloatArray]
+"""x_GP, y_GP, n_GP and shape error of several sweeps."""
+
 Z = np.linspace(-4, 4, 41)
 """Nodes of ln κ in units of τ about m."""
 
@@ -45,6 +50,8 @@ class Sweep:
     """Mean loss, nats per token."""
     n: FloatArray
     """Runs behind each mean."""
+    shape_error: FloatArray
+    """Standard deviation of the form itself at each point, nats per token."""
     scatter: float
     """Sum of squares of repeated runs about their means."""
 
@@ -58,10 +65,14 @@ class Sweep:
             _, cell = np.unique(np.digitize(x, edges), return_inverse=True)
         n = np.bincount(cell).astype(np.float64)
         means = np.bincount(cell, weights=y) / n
+        rates = np.bincount(cell, weights=x) / n
+        octaves = float(np.ptp(rates)) / math.log(2)
+        crowding = max(1.0, len(rates) / (octaves + 1))
         return cls(
-            x=np.bincount(cell, weights=x) / n,
+            x=rates,
             y=means,
             n=n,
+            shape_error=MODEL_ERROR * math.sqrt(crowding) * (means - means.min()),
             scatter=float(np.sum((y - means[cell]) ** 2)) if repeats_only else 0.0,
         )
 
@@ -109,7 +120,8 @@ def fit_pool(sweeps: list[Sweep]) -> Pool:
     if dof >= 1 and scatter > 0:
         log_noise, log_noise_sd = math.log(math.sqrt(scatter / dof)), 1 / math.sqrt(2 * dof)
     chosen = sweeps[:: math.ceil(len(sweeps) / MAX_SWEEPS)]
-    x, y, n = _stacked(chosen)
+    stack = _stacked(chosen)
+    centres = np.array([np.linspace(s.x[0] - REACH, s.x[-1] + REACH, 81) for s in chosen])
     start = np.array([SKEW, _typical_log_curvature(chosen, level), LOG_TAU, log_noise])
 
     def objective(theta: FloatArray) -> float:
@@ -124,9 +136,8 @@ def fit_pool(sweeps: list[Sweep]) -> Pool:
             + ((theta[2] - LOG_TAU) / LOG_TAU_SD) ** 2
             + ((theta[3] - log_noise) / log_noise_sd) ** 2
         )
-        centres = np.linspace(x.min(axis=1) - REACH, x.max(axis=1) + REACH, 81, axis=1)
-        evidence = _log_posterior(x, y, n, centres, pool)
-        return float(prior / 2 - np.sum(_log_sum_exp(evidence.reshape(len(x), -1))))
+        evidence = _log_posterior(stack, centres, pool)
+        return float(prior / 2 - np.sum(_log_sum_exp(evidence.reshape(len(chosen), -1))))
 
     simplex = start + np.vstack([np.zeros(4), np.diag([0.2, 0.5, 0.3, 0.5])])
     found = minimize(
@@ -141,11 +152,11 @@ def fit_pool(sweeps: list[Sweep]) -> Pool:
 
 def posterior(sweep: Sweep, pool: Pool, level: float) -> Valley:
     """Median and interval of x*, and the curve at the median, of one sweep under the pooled constants."""
-    x, y, n = sweep.x[None], sweep.y[None], sweep.n[None]
+    stack = _stacked([sweep])
     low, high = float(sweep.x[0]) - REACH, float(sweep.x[-1]) + REACH
     for _ in range(3):  # each pass narrows the grid to where the mass is
         centres = np.linspace(low, high, 161)
-        joint = _log_posterior(x, y, n, centres[None], pool)[0]
+        joint = _log_posterior(stack, centres[None], pool)[0]
         mass = np.exp(_log_sum_exp(joint) - joint.max())
         support = np.flatnonzero(mass > 1e-5 * mass.max())
         low, high = centres[max(support[0] - 1, 0)], centres[min(support[-1] + 1, len(centres) - 1)]
@@ -153,7 +164,7 @@ def posterior(sweep: Sweep, pool: Pool, level: float) -> Valley:
     quantiles = np.interp([(1 - level) / 2, 0.5, (1 + level) / 2], cumulative / cumulative[-1], centres)
     weights = np.exp(joint - joint.max()).sum(axis=0)
     curvature = math.exp(pool.log_curvature + pool.log_curvature_sd * float(np.sum(weights * Z) / np.sum(weights)))
-    w = _weights(y, n, pool.noise)[0]
+    w = _weights(sweep.n, sweep.shape_error, pool.noise)
     height = curvature * g(sweep.x - quantiles[1], pool.skew)
     return Valley(
         x=float(quantiles[1]),
@@ -167,9 +178,10 @@ def posterior(sweep: Sweep, pool: Pool, level: float) -> Valley:
 # G sweeps, P points of each (padded with weight 0), V values of x*, K values of ln κ.
 
 
-def _log_posterior(x_GP: FloatArray, y_GP: FloatArray, n_GP: FloatArray, x_GV: FloatArray, pool: Pool) -> FloatArray:
+def _log_posterior(stack: _Stack, x_GV: FloatArray, pool: Pool) -> FloatArray:
     """ln p(y | x*, κ) + ln p(κ) with L₀ integrated out, shape (G, V, K); constants in none of them are left out."""
-    w_GP = _weights(y_GP, n_GP, pool.noise)
+    x_GP, y_GP, n_GP, error_GP = stack
+    w_GP = _weights(n_GP, error_GP, pool.noise)
     total_G = w_GP.sum(axis=1)
     y0_GP = y_GP - (np.sum(w_GP * y_GP, axis=1) / total_G)[:, None]
     g_GVP = g(x_GP[:, None] - x_GV[:, :, None], pool.skew)
@@ -183,9 +195,8 @@ def _log_posterior(x_GP: FloatArray, y_GP: FloatArray, n_GP: FloatArray, x_GV: F
     return np.asarray((norm_G[:, None, None] - squares_GVK - Z**2) / 2, dtype=np.float64)
 
 
-def _weights(y_GP: FloatArray, n_GP: FloatArray, noise: float) -> FloatArray:
-    lowest_G1 = np.min(np.where(n_GP > 0, y_GP, np.inf), axis=1, keepdims=True)
-    variance_GP = noise**2 / np.maximum(n_GP, 1) + (MODEL_ERROR * (y_GP - lowest_G1)) ** 2
+def _weights(n_GP: FloatArray, error_GP: FloatArray, noise: float) -> FloatArray:
+    variance_GP = noise**2 / np.maximum(n_GP, 1) + error_GP**2
     return np.asarray(np.where(n_GP > 0, 1 / variance_GP, 0.0), dtype=np.float64)
 
 
@@ -194,19 +205,14 @@ def _log_sum_exp(values: FloatArray) -> FloatArray:
     return np.asarray(top[..., 0] + np.log(np.sum(np.exp(values - top), axis=-1)), dtype=np.float64)
 
 
-def _stacked(sweeps: list[Sweep]) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """x, y, n of shape (sweeps, most rates); padding repeats the last point with n = 0."""
+def _stacked(sweeps: list[Sweep]) -> _Stack:
+    """x, y, n and shape_error of shape (sweeps, most rates); padding has n = 0."""
     widest = max(len(sweep.x) for sweep in sweeps)
 
-    def padded(values: FloatArray, mode: str) -> FloatArray:
-        gap = (0, widest - len(values))
-        return np.pad(values, gap) if mode == "zero" else np.pad(values, gap, mode="edge")
+    def padded(column: Callable[[Sweep], FloatArray]) -> FloatArray:
+        return np.array([np.pad(column(sweep), (0, widest - len(sweep.x))) for sweep in sweeps])
 
-    return (
-        np.array([padded(s.x, "edge") for s in sweeps]),
-        np.array([padded(s.y, "edge") for s in sweeps]),
-        np.array([padded(s.n, "zero") for s in sweeps]),
-    )
+    return padded(lambda s: s.x), padded(lambda s: s.y), padded(lambda s: s.n), padded(lambda s: s.shape_error)
 
 
 def _typical_log_curvature(sweeps: list[Sweep], level: float) -> float:

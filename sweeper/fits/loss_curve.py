@@ -94,15 +94,14 @@ def fit_loss_curve(
         bad = values[~(np.isfinite(values) & (values > 0))]
         if bad.size:
             raise FitError(f"a loss curve needs positive numbers, but {name} holds {bad[0]:g}; leave those rows out")
-    where = ", ".join(f"{key} = {value}" for key, value in (per or {}).items())
     if len(np.unique(x)) < MIN_POINTS:
         raise FitError(
-            f"the curve {y_name} ~ {x_name}{f' of {where}' if where else ''} has 3 constants and needs as many values "
-            f"of {x_name}, got {len(np.unique(x))}; add budgets"
+            f"the curve {y_name} ~ {x_name} has {MIN_POINTS} constants and needs as many values of {x_name}, "
+            f"got {len(np.unique(x))}; add budgets"
         )
     curve = _solve(x, y)
     if curve.A == 0:
-        raise FitError(f"{y_name} does not fall with {x_name}{f' for {where}' if where else ''}; check the columns")
+        raise FitError(f"{y_name} does not fall with {x_name}; check the columns")
     reach = _b_reach(x, y, curve)
     return LossCurveFit(
         arm=" ".join(str(value) for value in (per or {}).values()),

@@ -95,7 +95,7 @@ def make_losses(
     """Losses of arrays as they come: what cannot be fitted is kept and named, never dropped.
 
     A run is left out when it diverged, when its loss is missing or infinite, when its learning rate is missing or not
-    positive, or when a covariate is missing.
+    positive, or when a covariate or label is missing (NaN, empty text).
 
     >>> make_losses([0.01, 0.02, 0.0], [2.5, float("nan"), 2.4]).reasons()
     {'loss missing': 1, 'learning rate not positive': 1}
@@ -107,6 +107,9 @@ def make_losses(
     reason = np.full(rates.shape, "", dtype="<U48")
     for name, column in numbers.items():
         reason[np.isnan(column)] = f"{name} missing"[:48]
+    texts = {name: np.asarray(column, dtype=np.str_) for name, column in (labels or {}).items()}
+    for name, text in texts.items():
+        reason[text == ""] = f"{name} missing"[:48]
     reason[np.isinf(values)] = "loss infinite"
     reason[np.isnan(values)] = "loss missing"
     reason[gone] = "diverged"
@@ -117,7 +120,7 @@ def make_losses(
         loss=values,
         excluded=reason,
         covariates=numbers,
-        labels={name: np.asarray(column, dtype=np.str_) for name, column in (labels or {}).items()},
+        labels=texts,
     )
 
 

@@ -1,0 +1,277 @@
+"""Records, or anyone's CSV, as a table of results: one row per run, one documented column each; alone knows pandas."""
+
+import csv
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import cast
+from uuid import uuid4
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from sweeper.errors import TableError
+from sweeper.expressions import compile_expression, select
+from sweeper.fits.losses import Key, Losses, make_losses, plain
+from sweeper.records import RunRecord
+from sweeper.spec import RunSpec
+from sweeper.typed import did_you_mean
+
+FloatArray = npt.NDArray[np.float64]
+Table = pd.DataFrame
+
+COLUMNS: Mapping[str, str] = {
+    "run_id": "identity of the run's scientific configuration",
+    "arm": "variant of the sweep",
+    "state": "done or diverged",
+    "loss": "validation loss after the last step, nats per token; of a diverged run its last training loss",
+    "train_loss": "mean training loss over the last 5 % of the steps, nats per token",
+    "lr": "base learning rate η₀ of the sweep",
+    "lr_peak": "peak rate of the hidden matrices after transfer; laws fit this one",
+    "tokens": "training tokens",
+    "steps": "optimiser steps",
+    "params": "the paper's N: embedding, head and matrices (HyperP §4, arXiv 2603.28743); active ones of a mixture",
+    "params_total": "every parameter of the model",
+    "flops": "training FLOPs by the paper's count (HyperP §4)",
+    "batch_tokens": "tokens per step",
+    "seed": "of the data order",
+    "width": "model width",
+    "depth": "model depth",
+    "top_k": "experts per token",
+    "sparsity": "experts in the pool over top_k",
+    "wall_time_s": "seconds of training",
+    "tokens_per_s": "training speed",
+    "attempts": "tries it took",
+    "world_size": "processes that trained it",
+    "fingerprint": "hash of the data",
+}
+"""What every column of a sweep's results means; the sweep's other axes follow under their own names."""
+
+
+# ── a sweep's own results ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def results(records: Iterable[RunRecord], specs: Iterable[RunSpec]) -> Table:
+    """One row per run of the expansion that has a record, in the order of the expansion, with the columns of `COLUMNS`.
+
+    Records of other expansions are left out: ask for their cells to see them.
+    """
+    found = {record.run_id: record for record in records}
+    rows = [_row(found[spec.run_id], spec) for spec in specs if spec.run_id in found]
+    return pd.DataFrame(rows, columns=None if rows else list(COLUMNS))
+
+
+def _row(record: RunRecord, spec: RunSpec) -> dict[str, object]:
+    model = spec.train.model
+    known: dict[str, object] = {
+        field.name: getattr(record, field.name) for field in dataclasses.fields(record) if field.name in COLUMNS
+    }
+    # The expansion names the arm and the axes: one run may serve two arms, or be a cell of another sweep file.
+    known |= {"arm": spec.arm, "width": model.width, "depth": model.depth}
+    known |= {"top_k": model.top_k, "sparsity": model.sparsity}
+    return {name: known[name] for name in COLUMNS} | {name: v for name, v in spec.axes if name not in COLUMNS}
+
+
+def write_results(table: Table, folder: Path) -> Path:
+    """Write `results.csv` and `results.parquet` into the folder, each whole or not at all; returns the CSV's path.
+
+    Raises:
+        TableError: The folder cannot be written.
+    """
+    path = folder / "results.csv"
+    _write(path, table, "csv")
+    _write(folder / "results.parquet", table, "parquet")
+    return path
+
+
+def _write(path: Path, table: Table, kind: str) -> None:
+    partial = path.with_name(f".{path.name}.{uuid4().hex[:8]}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if kind == "csv":
+            table.to_csv(partial, index=False)
+        else:
+            _one_type_per_column(table).to_parquet(partial, index=False)
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise TableError(
+            f"{path}: cannot be written ({error.strerror or error}); free space or choose another folder with --runs"
+        ) from error
+
+
+def _one_type_per_column(table: Table) -> Table:
+    """Parquet wants one type per column; an axis that holds numbers in one arm and text in another becomes text."""
+    mixed = [name for name in table.columns if table[name].dtype == object and table[name].map(type).nunique() > 1]
+    return table.assign(**{name: table[name].map(lambda v: None if v is None else str(v)) for name in mixed})
+
+
+# ── anyone's table ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def read_table(path: Path, mapping: Mapping[str, str] | None = None) -> Table:
+    """A CSV, JSONL or Parquet file with one row per run.
+
+    Args:
+        path: Its suffix tells the format: .csv, .tsv, .jsonl, .parquet (.gz is unpacked).
+        mapping: Our name for a column by its name there: `{"tokens": "D"}`.
+
+    Raises:
+        TableError: The file is missing, empty, unreadable, names a column twice, or lacks a mapped one.
+    """
+    table = _read(path)
+    for ours, theirs in (mapping or {}).items():
+        require(table, theirs, str(path))
+        if ours != theirs and ours in table.columns:
+            raise TableError(
+                f"{path}: a column {ours!r} is there already, so {theirs!r} cannot take its name; drop one"
+            )
+    table = table.rename(columns={theirs: ours for ours, theirs in (mapping or {}).items()})
+    if table.empty:
+        raise TableError(f"{path}: the table has a header but no rows; give a file with one row per run")
+    return table
+
+
+def _read(path: Path) -> Table:
+    kind = next((suffix for suffix in reversed(path.suffixes) if suffix != ".gz"), "")
+    try:
+        if path.stat().st_size == 0:
+            raise TableError(f"{path}: the file is empty; give a table with one row per run")
+        if kind in (".csv", ".tsv"):
+            separator = "," if kind == ".csv" else "\t"
+            _refuse_repeated_columns(path, separator)
+            return pd.read_csv(path, sep=separator, encoding="utf-8-sig")
+        if kind in (".jsonl", ".ndjson"):
+            return pd.read_json(path, lines=True)
+        if kind == ".parquet":
+            return pd.read_parquet(path)
+    except FileNotFoundError as error:
+        raise TableError(f"{path}: no such file; check the name") from error
+    except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise TableError(f"{path}: not a readable {kind or 'table'} file ({reason}); check its format") from error
+    raise TableError(
+        f"{path}: the format {kind or 'without a suffix'} is not known; use .csv, .tsv, .jsonl or .parquet"
+    )
+
+
+def _refuse_repeated_columns(path: Path, separator: str) -> None:
+    if path.suffix == ".gz":
+        header = list(pd.read_csv(path, sep=separator, header=None, nrows=1, dtype=str).iloc[0])
+    else:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            header = next(csv.reader(file, delimiter=separator), [])
+    for name in header:
+        if header.count(name) > 1:
+            raise TableError(f"{path}: the column {name!r} is there {header.count(name)} times; rename or drop one")
+
+
+# ── questions to a table ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def require(table: Table, name: str, where: str = "the table") -> None:
+    """Raise `TableError` unless the table has the column."""
+    if name not in table.columns:
+        raise TableError(f"{where}: no column {name!r}; {did_you_mean(name, map(str, table.columns))}")
+
+
+def where(table: Table, condition: str) -> Table:
+    """The rows that satisfy a condition of `sweeper.expressions`, such as "depth_mup == 'with' and lr > 0.01".
+
+    Raises:
+        ConfigError: The condition cannot be read or names an unknown column.
+        TableError: No row satisfies it.
+    """
+    read = compile_expression(condition, "--where").names
+    columns: dict[str, list[object]] = {str(name): [] for name in table.columns}
+    for name in read & columns.keys():
+        column = table[name].astype(object)
+        columns[name] = cast(list[object], column.where(column.notna(), None).tolist())
+    kept = select(condition, columns, "--where")
+    if not any(kept):
+        raise TableError(f"--where: none of the {len(table)} rows satisfies {condition!r}; loosen it")
+    return table[np.array(kept)]
+
+
+def split(table: Table, per: tuple[str, ...]) -> Iterator[tuple[dict[str, Key], Table]]:
+    """The rows of each combination of values of the columns `per`, in order of appearance; all when it is empty."""
+    for name in per:
+        require(table, name)
+    if not per:
+        yield {}, table
+        return
+    for key, part in table.groupby(list(per), sort=False, dropna=False):
+        yield {name: _key(value) for name, value in zip(per, key, strict=True)}, part
+
+
+def _key(value: object) -> Key:
+    return plain(value) if isinstance(value, int | float | np.number) and not isinstance(value, bool) else str(value)
+
+
+def distinct(table: Table, name: str) -> tuple[Key, ...]:
+    """The different values of a column, ascending, missing ones left out."""
+    require(table, name)
+    return tuple(
+        sorted((_key(value) for value in table[name].dropna().unique()), key=lambda v: (isinstance(v, str), v))
+    )
+
+
+def numbers(table: Table, name: str) -> FloatArray:
+    """A column as numbers, NaN where it holds none, shape (rows,).
+
+    Raises:
+        TableError: No such column, or one without a single number.
+    """
+    require(table, name)
+    values = pd.to_numeric(table[name], errors="coerce")
+    if len(table) and values.isna().all() and table[name].notna().any():
+        raise TableError(
+            f"the column {name!r} holds no numbers but values such as {table[name].dropna().iloc[0]!r}; name another"
+        )
+    return np.asarray(values, dtype=np.float64)
+
+
+def is_numeric(table: Table, name: str) -> bool:
+    require(table, name)
+    return bool(pd.api.types.is_numeric_dtype(table[name])) and not pd.api.types.is_bool_dtype(table[name])
+
+
+def lr_column(table: Table) -> str:
+    """`lr_peak` where the table has it, else `lr`."""
+    return "lr_peak" if "lr_peak" in table.columns else "lr"
+
+
+def losses(
+    table: Table, by: tuple[str, ...] = ("tokens",), *, lr: str = "", loss: str = "loss", state: str = "state"
+) -> Losses:
+    """What fits see of a table: rates, losses, the columns `by`, and each run that is left out with its reason.
+
+    Rows that repeat another one to the last column are left out as duplicates; runs that differ in a seed are not.
+
+    Args:
+        by: Columns of groups, numbers or text.
+        lr: Column of the learning rate; `lr_peak`, else `lr`, when empty.
+        loss: Column of the loss.
+        state: Column that says `diverged`, if there is one.
+
+    Raises:
+        TableError: A column is missing or holds no numbers.
+    """
+    rates, values = numbers(table, lr or lr_column(table)), numbers(table, loss)
+    for name in by:
+        require(table, name)
+    diverged = np.asarray(table[state] == "diverged") if state in table.columns else np.zeros(len(table), np.bool_)
+    made = make_losses(
+        rates,
+        values,
+        diverged=diverged,
+        covariates={name: numbers(table, name) for name in by if is_numeric(table, name)},
+        labels={name: _text(table, name) for name in by if not is_numeric(table, name)},
+    )
+    repeated = np.asarray(table.duplicated())
+    return dataclasses.replace(made, excluded=np.where(repeated & made.used, "duplicate row", made.excluded))
+
+
+def _text(table: Table, name: str) -> npt.NDArray[np.str_]:
+    return np.asarray(table[name].astype(object).where(table[name].notna(), "").astype(str), dtype=np.str_)
