@@ -108,6 +108,11 @@ def leaf(name: str, where: str) -> Leaf:
     raise ConfigError(f"{where}: no setting {name!r}; {did_you_mean(name, _NAMES)}")
 
 
+def leaves() -> tuple[Leaf, ...]:
+    """Every value that an axis may set."""
+    return tuple(dict.fromkeys(_NAMES.values()))
+
+
 def axis_values(key: str, entry: str | Iterable[Any], base: Base, where: str) -> tuple[Value, ...]:
     """The values of an axis, each of its leaf's type; an expression may read the values of `base`.
 
@@ -174,6 +179,16 @@ def check_derived(expression: str, where: str) -> Expression:
     return compile_expression(expression, where, _readable(where))
 
 
+def check_layout(grid: Grid, where: str) -> None:
+    """Refuse a grid that sets one leaf twice.
+
+    Raises:
+        ConfigError: A leaf among both axes and derived values, or in two zips.
+    """
+    for flat in flat_grids(grid):
+        _written(flat, where)
+
+
 def reads_its_base(target: str, expression: Expression) -> bool:
     """Whether a derived value depends on the value that it replaces, so that setting that value moves it."""
     return target in expression.names or (target == "lr" and "predicted_lr" in expression.names)
@@ -188,7 +203,7 @@ _FULL_NAMES = ("transfer", "seed")
 """Sections whose labels keep the section's name: `transfer.depth` is a switch, `seed.init` half of `seed`."""
 
 
-def _leaves() -> tuple[dict[str, Leaf], dict[str, list[str]]]:
+def _named_leaves() -> tuple[dict[str, Leaf], dict[str, list[str]]]:
     sections: dict[str, list[str]] = {}
     for section, kind in _SECTIONS.items():
         for name in fields_of(kind):
@@ -216,7 +231,7 @@ def _leaves() -> tuple[dict[str, Leaf], dict[str, list[str]]]:
     return names, shared
 
 
-_NAMES, _SHARED = _leaves()
+_NAMES, _SHARED = _named_leaves()
 
 
 def _value(base: Base, path: str) -> Any:
