@@ -1,0 +1,102 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from kernels.primitives import cross_entropy
+from model.config import (
+    DataConfig,
+    EvaluationConfig,
+    ModelConfig,
+    OptimizerConfig,
+    Rates,
+    ScheduleConfig,
+    Seeds,
+    TrainConfig,
+)
+from model.optimizer import make_optimizer
+from model.shape import activation_bytes, memory_bytes, model_shape
+from model.transformer import Transformer
+
+SMALL = {"width": 64, "depth": 2, "head_size": 16, "kv_heads": 2, "vocab": 256, "context": 64}
+MIXTURE = {"mlp": "moe", "top_k": 4, "sparsity": 2}
+RATES = Rates(hidden=0.1, head=0.1, embedding=0.1, vector=0.1)
+SWITCHES = [{}, {"qk_norm": False}, {"headwise_gate": False}, MIXTURE]
+
+
+def train(precision="float32", optimizer="muonh", batch=16, **model):
+    config = ModelConfig(**{**SMALL, **model})
+    return TrainConfig(
+        model=config,
+        optimizer=OptimizerConfig(name=optimizer),
+        schedule=ScheduleConfig(),
+        data=DataConfig(),
+        evaluation=EvaluationConfig(),
+        seed=Seeds(),
+        rates=RATES,
+        tokens=10**6,
+        batch_tokens=batch * config.context,
+        precision=precision,
+    )
+
+
+def kept_bytes_per_token(config, dtype, batch=32):
+    """Bytes of the distinct tensors that a forward pass keeps for the backward pass, and of the logits."""
+    model = Transformer(config, RATES, seed=1, dtype=dtype)
+    own = {x.untyped_storage().data_ptr() for x in (*model.parameters(), *model.buffers())}
+    kept = {}
+
+    def keep(tensor):
+        if tensor.untyped_storage().data_ptr() not in own:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    tokens = torch.zeros(batch, config.context, dtype=torch.long)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        logits = model(tokens)
+        loss = cross_entropy(logits, tokens)
+    kept[logits.untyped_storage().data_ptr()] = logits
+    assert loss.isfinite()
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) / tokens.numel()
+
+
+@pytest.mark.parametrize("changes", [*SWITCHES, {"kv_heads": 1}, {"top_k": 2, "mlp": "moe", "shared_expert": False}])
+def test_params_total_is_the_number_of_elements(changes):
+    config = ModelConfig(**{**SMALL, **changes})
+    model = Transformer(config, RATES, seed=1)
+    assert model_shape(config).params_total == sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("changes", SWITCHES)
+@pytest.mark.parametrize("precision", ["float64", "float32", "bfloat16"])
+def test_activations_are_what_a_forward_pass_keeps(changes, precision):
+    config = ModelConfig(**{**SMALL, **changes})
+    # The estimate adds one gradient of the logits; a bfloat16 pass keeps its copy of the weights, counted elsewhere.
+    gradient = config.vocab * (8 if precision == "float64" else 4)
+    estimate = activation_bytes(config, precision) - gradient
+    assert kept_bytes_per_token(config, getattr(torch, precision)) == pytest.approx(estimate, rel=0.15)
+
+
+@pytest.mark.parametrize("optimizer", ["muonh", "muon", "adamw"])
+def test_memory_covers_weights_gradients_and_the_optimizers_state(optimizer):
+    run = train(optimizer=optimizer)
+    model = Transformer(run.model, run.rates, seed=1)
+    state = make_optimizer(model, run).state_dict()["parameters"]
+    held = 2 * sum(p.nbytes for p in model.parameters())
+    held += sum(tensor.nbytes for one in state.values() for key, tensor in one.items() if key != "radius")
+    forward = run.batch_tokens * activation_bytes(run.model, run.precision)
+    assert memory_bytes(run, micro_batch=0, processes=1) == held + forward
+
+
+def test_smaller_micro_batches_and_more_processes_need_less_memory_each():
+    run = train()
+    whole = memory_bytes(run, micro_batch=0, processes=1)
+    assert memory_bytes(run, micro_batch=4, processes=1) < whole
+    assert memory_bytes(run, micro_batch=0, processes=4) < whole
+    assert memory_bytes(run, micro_batch=0, processes=1) == memory_bytes(run, micro_batch=16, processes=1)
+
+
+def test_float64_needs_twice_the_memory_of_float32():
+    run = train()
+    double = memory_bytes(replace(run, precision="float64"), micro_batch=0, processes=1)
+    assert double == 2 * memory_bytes(run, micro_batch=0, processes=1)
