@@ -1,0 +1,140 @@
+"""The command line as a person meets it: started as a program, from a folder that is not the checkout."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+START = "import sys; sys.argv = ['sweeper', *sys.argv[1:]]; from sweeper.cli import main; main()"
+
+LOADED = f"""
+import atexit, sys
+atexit.register(lambda: print('loaded:', *sorted(name for name in sys.modules if '.' not in name), file=sys.stderr))
+{START}
+"""
+
+OWN_SWEEP = """
+defaults: [{model: tiny}, {optimizer: muonh}, {transfer: none}, {data: python_source}, {cluster: local}, _self_]
+lr: 0.01
+tokens: 4096
+batch_tokens: 1024
+axes:
+  lr: [0.01, 0.02]
+"""
+
+
+def sweeper(
+    *arguments: str, cwd: Path, code: str = START, path: Sequence[Path] = ()
+) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, path)), "COLUMNS": "200", "NO_COLOR": "1"}
+    return subprocess.run(
+        [sys.executable, "-P", "-c", code, *arguments],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def loaded(done: subprocess.CompletedProcess[str]) -> set[str]:
+    line = next(line for line in done.stderr.splitlines() if line.startswith("loaded:"))
+    return set(line.split()[1:])
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["plan", "--help"]])
+def test_help_imports_no_heavy_library(tmp_path, arguments):
+    done = sweeper(*arguments, cwd=tmp_path, code=LOADED)
+    assert done.returncode == 0, done.stderr
+    assert loaded(done) & {"torch", "scipy", "numpy", "pandas", "matplotlib", "hydra", "submitit", "pyarrow"} == set()
+
+
+def test_plan_imports_neither_torch_nor_scipy(tmp_path):
+    done = sweeper("plan", "quickstart", "--json", cwd=tmp_path, code=LOADED)
+    assert done.returncode == 0, done.stderr
+    assert loaded(done) & {"torch", "scipy", "pandas", "matplotlib", "submitit"} == set()
+
+
+def test_help_is_there_within_a_second(tmp_path):
+    # Processor time, the best of three: what else the machine does is not the program's doing.
+    def seconds() -> float:
+        before = sum(os.times()[2:4])
+        assert sweeper("--help", cwd=tmp_path).returncode == 0
+        return sum(os.times()[2:4]) - before
+
+    assert min(seconds() for _ in range(3)) < 1.0
+
+
+def test_plan_prints_one_json_object(tmp_path):
+    done = sweeper("plan", "quickstart", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    planned = json.loads(done.stdout)
+    assert {"schema_version", "runs", "totals"} <= set(planned)
+    columns = {"run_id", "state", "params", "tokens", "steps", "flops", "lr_peak", "gpu_hours", "lr"}
+    assert all(columns <= set(run) for run in planned["runs"])
+    assert {run["state"] for run in planned["runs"]} == {"new"}
+
+
+def test_planning_writes_nothing(tmp_path):
+    sweeper("plan", "quickstart", cwd=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["plan", "quickstrat"], "quickstart"),
+        (["plan", "quickstart", "model.widht=64"], "width"),
+        (["plan", "quickstart", "model.width=-64"], "-64"),
+        (["plan", "quickstart", "model.head_size=48"], "head_size 48"),
+        (["plan", "quickstart", "axes.lr=[]"], "lr"),
+        (["plan", "quickstart", "data=text", "data.path=/no/such/file.txt"], "/no/such/file.txt"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(tmp_path, arguments, hint):
+    done = sweeper(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert hint in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("package", ["kernels", "model"])
+def test_a_foreign_package_of_our_name_is_reported(tmp_path, package):
+    foreign = tmp_path / "foreign" / package
+    foreign.mkdir(parents=True)
+    (foreign / "__init__.py").write_text("")
+    done = sweeper("--help", cwd=tmp_path, path=[foreign.parent])
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: the package {package!r} is imported from ")
+    assert str(foreign.parent) in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_users_own_sweep_comes_before_ours(tmp_path):
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps" / "quickstart.yaml").write_text(OWN_SWEEP)
+    done = sweeper("plan", "quickstart", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [run["lr"] for run in json.loads(done.stdout)["runs"]] == [0.01, 0.02]
+
+
+def test_a_closed_pipe_ends_the_program_without_a_word(tmp_path):
+    program = subprocess.Popen(
+        [sys.executable, "-P", "-c", START, "plan", "quickstart", "--rows", "0"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert program.stdout is not None
+    assert program.stderr is not None
+    program.stdout.close()
+    assert program.stderr.read() == ""
+    program.wait(timeout=60)
