@@ -1,0 +1,217 @@
+"""Real processes of the local scheduler, from launch to record, with everything killed that can be killed."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+from builders import CHAIN, run_spec, tiny_sweep
+
+from sweeper.launch import launch, plan_sweep
+from sweeper.records import SweepFolder, launcher_lock, read_attempts, read_evidence, read_records
+from sweeper.status import states
+
+CHILD = Path(__file__).parent / "launch_child.py"
+
+
+def quietly(_standing):
+    pass
+
+
+def wait_for(condition, timeout_s=60.0):
+    deadline = time.monotonic() + timeout_s
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+    return found
+
+
+def losses(folder):
+    return {run_id: record.loss for run_id, record in read_records(folder).items()}
+
+
+def test_a_launch_ends_with_a_record_of_every_run_and_a_second_one_starts_nothing(tmp_path):
+    folder = SweepFolder(tmp_path, "tiny")
+    specs = [run_spec(lr=lr) for lr in (0.02, 0.05)]
+    first = launch(tiny_sweep(), specs, folder, quietly)
+    assert (first.started, first.found, dict(first.states)) == (2, 0, {"done": 2})
+    for spec in specs:
+        home = folder.attempt(spec.run_id, 1)
+        rows = [json.loads(line) for line in (home / "metrics.jsonl").read_text().splitlines()]
+        assert [row["step"] for row in rows if "loss" in row] == list(range(1, spec.train.steps + 1))
+        provenance = json.loads((home / "provenance.json").read_text())
+        assert provenance["packages"]["torch"]
+        assert provenance["world_size"] == 1
+        assert not (folder.run(spec.run_id) / "checkpoint").exists()
+    second = launch(tiny_sweep(), specs, folder, quietly)
+    assert (second.started, second.found) == (0, 2)
+    wider = launch(tiny_sweep(), [*specs, run_spec(lr=0.1)], folder, quietly)
+    assert (wider.started, wider.found) == (1, 2)
+
+
+def test_a_run_that_fails_is_reported_and_the_others_go_on(tmp_path):
+    folder = SweepFolder(tmp_path, "tiny")
+    good = run_spec(lr=0.05)
+    bad = run_spec(lr=0.1, data=replace(CHAIN, fingerprint="0" * 16))
+    result = launch(tiny_sweep(), [bad, good], folder, quietly)
+    assert dict(result.states) == {"failed": 1, "done": 1}
+    (failure,) = result.failures
+    assert failure.run_id == bad.run_id
+    assert "fingerprint" in failure.reason
+    assert "was planned with" in failure.log.read_text()
+    (attempt,) = read_attempts(folder, bad.run_id)
+    assert "Traceback" in attempt.end.detail
+    again = launch(tiny_sweep(), [bad, good], folder, quietly)
+    assert (again.started, again.found, len(read_attempts(folder, bad.run_id))) == (1, 1, 2)
+
+
+@pytest.mark.slow
+def test_two_processes_of_one_run_end_in_one_record_with_the_same_loss(tmp_path):
+    alone, together = SweepFolder(tmp_path / "1", "tiny"), SweepFolder(tmp_path / "2", "tiny")
+    spec = run_spec(steps=16)
+    launch(tiny_sweep(), [spec], alone, quietly)
+    launch(tiny_sweep(processes=2), [spec], together, quietly)
+    (one,), (two,) = read_records(alone).values(), read_records(together).values()
+    assert (one.world_size, two.world_size) == (1, 2)
+    assert two.loss == pytest.approx(one.loss, rel=1e-5)
+
+
+class Disturbed:
+    """A launch in a process of its own, and an undisturbed one to compare it with."""
+
+    steps = 400
+    rates = (0.02, 0.05, 0.1)
+
+    def __init__(self, root):
+        self.specs = [run_spec(lr=lr, steps=self.steps) for lr in self.rates]
+        self.folder = SweepFolder(root / "disturbed", "tiny")
+        calm = SweepFolder(root / "calm", "tiny")
+        launch(tiny_sweep(parallel=2), self.specs, calm, quietly)
+        self.expected = losses(calm)
+
+    def start(self, **options):
+        rates = [str(lr) for lr in self.rates]
+        command = [sys.executable, str(CHILD), str(self.folder.path.parent), str(self.steps), *rates]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **options)
+
+    def finish(self):
+        done = self.start()
+        output, _ = done.communicate(timeout=240)
+        assert done.returncode == 0
+        return re.search(r"started (\d+) found (\d+)", output).groups()
+
+    def wait_until_training(self):
+        return wait_for(lambda: [row for row in self.rows() if row[1] > 5])
+
+    def rows(self):
+        """(worker's pid, last step) of each attempt."""
+        for spec in self.specs:
+            for attempt in read_attempts(self.folder, spec.run_id):
+                metrics = self.folder.attempt(spec.run_id, attempt.number) / "metrics.jsonl"
+                lines = metrics.read_text().splitlines() if metrics.exists() else []
+                if lines:
+                    yield attempt.owner.pid, json.loads(lines[-1])["step"]
+
+    def workers(self):
+        return [
+            attempt.owner
+            for spec in self.specs
+            for attempt in read_attempts(self.folder, spec.run_id)
+            if attempt.owner.alive
+        ]
+
+    def assert_undisturbed(self):
+        assert losses(self.folder) == self.expected
+        for spec in self.specs:
+            attempts = read_attempts(self.folder, spec.run_id)
+            assert sum(attempt.end is None and not attempt.owner.alive for attempt in attempts) >= 1
+            ended = [self.folder.attempt(spec.run_id, attempt.number) / "metrics.jsonl" for attempt in attempts]
+            finals = [path for path in ended if f'"step": {self.steps},' in path.read_text()]
+            assert len(finals) == 1, "a cell was trained to its end twice"
+
+
+@pytest.mark.slow
+def test_a_killed_launcher_and_worker_cost_nothing_but_time(tmp_path):
+    disturbed = Disturbed(tmp_path)
+    launcher = disturbed.start()
+    (pid, _), *_ = disturbed.wait_until_training()
+    launcher.kill()
+    launcher.wait()
+    os.kill(pid, signal.SIGKILL)
+    disturbed.finish()
+    disturbed.assert_undisturbed()
+    assert disturbed.finish() == ("0", "3")
+
+
+@pytest.mark.slow
+def test_a_launch_beside_the_orphans_of_a_killed_one_waits_for_them(tmp_path):
+    disturbed = Disturbed(tmp_path)
+    launcher = disturbed.start()
+    disturbed.wait_until_training()
+    orphans = {owner.pid for owner in disturbed.workers()}
+    launcher.kill()
+    launcher.wait()
+    assert "running" in states(read_evidence(disturbed.folder, [s.run_id for s in disturbed.specs])).values()
+    disturbed.finish()
+    disturbed.assert_undisturbed()
+    assert orphans <= {a.owner.pid for s in disturbed.specs for a in read_attempts(disturbed.folder, s.run_id)}
+
+
+@pytest.mark.slow
+def test_a_worker_killed_under_a_living_launcher_is_taken_up_from_its_checkpoint(tmp_path):
+    disturbed = Disturbed(tmp_path)
+    launcher = disturbed.start()
+    (pid, _), *_ = disturbed.wait_until_training()
+    os.kill(pid, signal.SIGKILL)
+    assert launcher.wait(timeout=240) == 0
+    disturbed.assert_undisturbed()
+
+
+@pytest.mark.slow
+def test_ctrl_c_writes_checkpoints_and_the_next_launch_resumes_from_them(tmp_path):
+    disturbed = Disturbed(tmp_path)
+    # A process group of its own, interrupted as a terminal does it: launcher, controllers and workers all at once.
+    launcher = disturbed.start(start_new_session=True)
+    disturbed.wait_until_training()
+    os.killpg(launcher.pid, signal.SIGINT)
+    assert launcher.wait(timeout=60) == 130
+    assert not disturbed.workers()
+    found = states(read_evidence(disturbed.folder, [s.run_id for s in disturbed.specs]))
+    assert "stopped" in found.values()
+    for run_id in [run_id for run_id, state in found.items() if state == "stopped"]:
+        assert list((disturbed.folder.run(run_id) / "checkpoint").iterdir())
+    disturbed.finish()
+    assert losses(disturbed.folder) == disturbed.expected
+
+
+def test_a_second_launcher_is_refused_while_the_first_lives(tmp_path):
+    folder = SweepFolder(tmp_path, "tiny")
+    with launcher_lock(folder):
+        refused = subprocess.run(
+            [sys.executable, str(CHILD), str(tmp_path), "8", "0.05"], capture_output=True, text=True, timeout=60
+        )
+    assert "another launch of this sweep runs on" in refused.stderr
+    assert states(read_evidence(folder, [run_spec().run_id])) == {run_spec().run_id: "new"}
+
+
+def test_planning_starts_nothing(tmp_path):
+    folder = SweepFolder(tmp_path, "tiny")
+    plan = plan_sweep(tiny_sweep(), [run_spec()], folder)
+    assert len(plan.jobs) == 1
+    assert not folder.path.exists()
+
+
+@pytest.fixture(autouse=True)
+def _no_process_outlives_its_test():
+    yield
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            process.kill()
