@@ -49,7 +49,7 @@ class Outcome:
 
     state: Literal["done", "diverged", "stopped"]
     loss: float
-    """Validation loss after the last step, nats/token; of a diverged run its last training loss; of a stopped one NaN."""
+    """Validation loss after the last step, nats per token; a diverged run's last training loss; NaN when stopped."""
     train_loss: float
     """Mean training loss, nats per token, over the last steps: as many as 5 % of the run (at least 1)."""
     steps: int

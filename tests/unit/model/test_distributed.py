@@ -1,0 +1,55 @@
+import pytest
+import torch
+from torch import nn
+
+from model.distributed import World, average_gradients, from_lead, join, share, sum_over_ranks, wait_for_all
+
+ALONE = World(rank=0, size=1, device=torch.device("cpu"))
+
+
+def test_a_process_without_world_size_is_alone():
+    assert join("cpu", {}) == ALONE
+
+
+def test_a_world_of_one_starts_no_group():
+    assert join("cpu", {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}) == ALONE
+    assert not torch.distributed.is_initialized()
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"WORLD_SIZE": "2"}, "describes no world"),
+        ({"WORLD_SIZE": "two", "RANK": "0"}, "describes no world"),
+        ({"WORLD_SIZE": "2", "RANK": "2"}, "RANK 2 is not one of the 2 ranks"),
+    ],
+)
+def test_a_half_described_world_is_refused(environment, message):
+    with pytest.raises(ValueError, match=message):
+        join("cpu", environment)
+
+
+def test_asking_for_a_gpu_where_there_is_none_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="set it to auto or cpu"):
+        join("cuda", {})
+    assert join("auto", {}).device.type == "cpu"
+
+
+def test_ranks_share_every_row_of_a_batch_once():
+    worlds = [World(rank=rank, size=4, device=ALONE.device) for rank in range(4)]
+    assert [row for world in worlds for row in share(16, world)] == list(range(16))
+
+
+def test_a_batch_that_ranks_do_not_divide_is_refused():
+    with pytest.raises(ValueError, match="16 sequences cannot be shared equally by 3 processes"):
+        share(16, World(rank=0, size=3, device=ALONE.device))
+
+
+def test_alone_nothing_is_exchanged():
+    parameter = nn.Parameter(torch.ones(2))
+    average_gradients([parameter], ALONE)
+    wait_for_all(ALONE)
+    assert parameter.grad is None
+    assert sum_over_ranks([1.5, 2.0], ALONE) == [1.5, 2.0]
+    assert from_lead("here", ALONE) == "here"

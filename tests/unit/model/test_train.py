@@ -1,0 +1,384 @@
+import errno
+import itertools
+import json
+import math
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import model.train
+from model.config import (
+    DataConfig,
+    EvaluationConfig,
+    Execution,
+    ModelConfig,
+    OptimizerConfig,
+    Rates,
+    ScheduleConfig,
+    Seeds,
+    TrainConfig,
+)
+from model.corpus import entropy_rate
+from model.train import Member, Outcome, train
+
+CHILD = Path(__file__).with_name("train_child.py")
+NEVER = 10**9
+
+
+def rates(lr: float) -> Rates:
+    return Rates(hidden=lr, head=lr, embedding=lr, vector=lr, residual_multiplier=2**-0.5)
+
+
+def small(*, steps: int = 20, lr: float = 0.05, **changes: Any) -> TrainConfig:
+    """One layer on a Markov chain of eight states, eight sequences of sixteen tokens to a batch."""
+    config = TrainConfig(
+        model=ModelConfig(width=16, depth=1, head_size=8, kv_heads=2, vocab=8, context=16),
+        optimizer=OptimizerConfig(),
+        schedule=ScheduleConfig(),
+        data=DataConfig(source="synthetic"),
+        evaluation=EvaluationConfig(sequences=15),
+        seed=Seeds(),
+        rates=rates(lr),
+        tokens=steps * 128,
+        batch_tokens=128,
+    )
+    return replace(config, **changes)
+
+
+def small_in_float64(**settings: Any) -> TrainConfig:
+    return small(**settings, precision="float64", optimizer=OptimizerConfig(ns_dtype="float64"))
+
+
+class Recorder:
+    """An observer that keeps the rows, and asks to stop once some step is done."""
+
+    def __init__(self, stop_after: int) -> None:
+        self.rows: list[Mapping[str, float]] = []
+        self.beats: list[int] = []
+        self.asked = 0
+        self.stop_after = stop_after
+
+    def metrics(self, _member: int, row: Mapping[str, float]) -> None:
+        self.rows.append(row)
+
+    def progress(self, _member: int, step: int, _steps: int, _tokens_per_s: float) -> None:
+        self.beats.append(step)
+
+    def should_stop(self) -> bool:
+        self.asked += 1
+        return self.asked >= self.stop_after
+
+
+def run(
+    folder: Path, config: TrainConfig, *, stop_after: int = NEVER, **execution: Any
+) -> tuple[Outcome, list[Mapping[str, float]]]:
+    """Train in this process, a row for every step, until `should_stop` was asked `stop_after` times."""
+    recorder = Recorder(stop_after)
+    settings = Execution(**{"device": "cpu", "log_every": 1, **execution})
+    (outcome,) = train([Member(config=config, checkpoints=folder)], settings, recorder, recorder.should_stop)
+    return outcome, recorder.rows
+
+
+def exact(rows: list[Mapping[str, float]]) -> dict[float, dict[str, float]]:
+    """Rows by step without their throughput; of two rows of a step the later."""
+    return {row["step"]: {k: v for k, v in row.items() if k != "tokens_per_s"} for row in rows}
+
+
+def losses(rows: list[Mapping[str, float]]) -> list[float]:
+    return [row["loss"] for row in exact(rows).values()]
+
+
+def start(
+    folder: Path, cases: list[tuple[Path, TrainConfig, dict[str, Any], int]], **environment: str
+) -> subprocess.Popen[bytes]:
+    """A process that trains the cases (checkpoints, config, execution, stop after) and writes result.jsonl."""
+    folder.mkdir(exist_ok=True)
+    (folder / "cases.pickle").write_bytes(pickle.dumps(cases))
+    paths = os.pathsep.join([str(Path(model.train.__file__).parent.parent), os.environ.get("PYTHONPATH", "")])
+    with (folder / "stderr").open("wb") as errors:
+        return subprocess.Popen(
+            [sys.executable, str(CHILD), str(folder / "cases.pickle"), str(folder / "result.jsonl")],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths, **environment},
+            stderr=errors,
+        )
+
+
+def results(folder: Path) -> tuple[list[dict[str, Any]], list[list[dict[str, float]]]]:
+    """Outcome and rows of each case that a process finished, and the rows of the one it did not."""
+    outcomes: list[dict[str, Any]] = []
+    rows: list[list[dict[str, float]]] = [[]]
+    file = folder / "result.jsonl"
+    for line in file.read_text().splitlines() if file.exists() else []:
+        value = json.loads(line)
+        if "row" in value:
+            rows[-1].append(value["row"])
+        else:
+            outcomes.append(value["outcome"])
+            rows.append([])
+    return outcomes, rows
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float = 60) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_run_ends_with_its_validation_loss(tmp_path):
+    outcome, rows = run(tmp_path, small(steps=60))
+    assert (outcome.state, outcome.reason, outcome.steps, outcome.tokens) == ("done", "", 60, 60 * 128)
+    assert outcome.loss == rows[-1]["val/loss"] < rows[0]["loss"] - 0.3
+    assert outcome.train_loss == pytest.approx(sum(losses(rows)[-3:]) / 3)
+    assert 0 < outcome.tokens / outcome.tokens_per_s < outcome.wall_time_s
+
+
+def test_rows_carry_the_scheduled_rate_and_the_tokens_seen(tmp_path):
+    _, rows = run(tmp_path, small(steps=10, lr=0.05))
+    assert [row["step"] for row in rows] == list(range(1, 11))
+    assert [row["tokens"] for row in rows] == [128 * step for step in range(1, 11)]
+    assert [row["lr"] for row in rows] == pytest.approx([0.05 * (1 - 0.09 * step) for step in range(10)])
+
+
+def test_only_every_log_every_th_step_the_first_and_the_last_make_a_row(tmp_path):
+    _, rows = run(tmp_path, small(steps=10), log_every=4)
+    assert [row["step"] for row in rows] == [1, 4, 8, 10]
+
+
+def test_validations_on_the_way_change_no_loss(tmp_path):
+    _, plain = run(tmp_path / "plain", small(steps=10))
+    _, rows = run(tmp_path / "every", small(steps=10, evaluation=EvaluationConfig(sequences=15, every=3)))
+    assert [row["step"] for row in rows if "val/loss" in row] == [3, 6, 9, 10]
+    assert losses(rows) == losses(plain)
+
+
+def test_a_heartbeat_comes_with_every_step_and_during_validation(tmp_path):
+    recorder = Recorder(NEVER)
+    settings = Execution(device="cpu", micro_batch=5)
+    train([Member(config=small(steps=4), checkpoints=tmp_path)], settings, recorder, recorder.should_stop)
+    assert recorder.beats == [0, 1, 2, 3, 4, 4, 4, 4]
+
+
+def test_looking_at_the_losses_less_often_changes_nothing(tmp_path, monkeypatch):
+    # A GPU is looked at every few steps only.
+    often = run(tmp_path, small(steps=40))
+    diverging = small(steps=150, lr=30.0)
+    early = run(tmp_path, diverging)
+    monkeypatch.setattr(model.train, "_looks", lambda run, done: done % 7 == 0 or done == run.config.steps)
+    for (before, rows), (after, rows_after) in [
+        (often, run(tmp_path, small(steps=40))),
+        (early, run(tmp_path, diverging)),
+    ]:
+        assert exact(rows_after) == exact(rows)
+        assert (after.state, after.loss, after.train_loss, after.steps) == (
+            before.state,
+            before.loss,
+            before.train_loss,
+            before.steps,
+        )
+
+
+@pytest.mark.parametrize("stop_after", [1, 7, 19])
+def test_a_stopped_run_goes_on_as_if_undisturbed(tmp_path, stop_after):
+    config = small(evaluation=EvaluationConfig(sequences=15, every=7))
+    whole, rows = run(tmp_path / "whole", config)
+    stopped, first = run(tmp_path / "run", config, stop_after=stop_after)
+    assert (stopped.state, stopped.steps, math.isnan(stopped.loss)) == ("stopped", stop_after, True)
+    assert stopped.reason == f"asked to stop at step {stop_after} of 20"
+    resumed, rest = run(tmp_path / "run", config)
+    assert [row["step"] for row in rest] == list(range(stop_after + 1, 21))
+    assert exact([*first, *rest]) == exact(rows)
+    assert (resumed.state, resumed.loss, resumed.train_loss) == ("done", whole.loss, whole.train_loss)
+    assert resumed.wall_time_s > stopped.wall_time_s
+
+
+@pytest.mark.parametrize("optimizer", ["muonh", "muon", "adamw"])
+def test_every_optimiser_resumes_exactly(tmp_path, optimizer):
+    config = small(steps=10, optimizer=OptimizerConfig(name=optimizer), lr=0.01)
+    whole, _ = run(tmp_path / "whole", config)
+    run(tmp_path / "run", config, stop_after=5)
+    assert run(tmp_path / "run", config)[0].loss == whole.loss
+
+
+def test_a_run_killed_in_the_middle_gives_the_same_losses(tmp_path):
+    config = small(steps=150)
+    whole, rows = run(tmp_path / "whole", config)
+    process = start(tmp_path / "child", [(tmp_path / "run", config, {"checkpoint_every_s": 0.02}, NEVER)])
+    try:
+        wait_until(lambda: len(results(tmp_path / "child")[1][0]) >= 50 and any((tmp_path / "run").glob("*.pt")))
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    outcomes, (killed,) = results(tmp_path / "child")
+    assert outcomes == []
+    resumed, rest = run(tmp_path / "run", config)
+    assert 1 < rest[0]["step"] <= len(killed) + 2  # a row may be cut off, and one step more may be checkpointed
+    assert exact([*killed, *rest]) == exact(rows)
+    assert (resumed.loss, resumed.train_loss) == (whole.loss, whole.train_loss)
+
+
+def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(tmp_path):
+    config = small()
+    whole, _ = run(tmp_path / "whole", config)
+    run(tmp_path / "run", config, stop_after=5)
+    run(tmp_path / "run", config, stop_after=5)
+    newest = max((tmp_path / "run").glob("*.pt"))
+    newest.write_bytes(newest.read_bytes()[:1000])
+    resumed, rest = run(tmp_path / "run", config)
+    assert rest[0]["step"] == 6
+    assert resumed.loss == whole.loss
+
+
+def test_checkpoints_are_written_by_the_clock(tmp_path, monkeypatch):
+    seconds = itertools.count()
+    monkeypatch.setattr(model.train.time, "monotonic", lambda: float(next(seconds)))
+    written: list[int] = []
+    save = model.train.write_checkpoint
+    monkeypatch.setattr(
+        model.train, "write_checkpoint", lambda *a, step, **k: (written.append(step), save(*a, step=step, **k))
+    )
+    run(tmp_path, small(steps=20), checkpoint_every_s=25.0)
+    assert len(written) >= 2
+    assert {b - a for a, b in itertools.pairwise(written)} == {written[1] - written[0]}
+    monkeypatch.undo()
+    written.clear()
+    run(tmp_path, small(steps=20))
+    assert written == []
+
+
+def test_a_full_disk_ends_the_attempt_and_keeps_the_old_checkpoint(tmp_path, monkeypatch):
+    config = small()
+    run(tmp_path, config, stop_after=5)
+    kept = list(tmp_path.iterdir())
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.fsync", full)
+        with pytest.raises(OSError, match=r"cannot write the checkpoint .* No space left on device"):
+            run(tmp_path, config, stop_after=5)
+    assert list(tmp_path.iterdir()) == kept
+    assert run(tmp_path, config)[1][0]["step"] == 6
+
+
+def test_the_checkpoint_of_another_run_is_refused(tmp_path):
+    run(tmp_path, small(), stop_after=5)
+    with pytest.raises(ValueError, match="belongs to another configuration"):
+        run(tmp_path, small(lr=0.06))
+
+
+def test_a_rate_far_too_high_diverges_early(tmp_path):
+    outcome, rows = run(tmp_path, small(steps=1000, lr=30.0))
+    assert outcome.state == "diverged"
+    assert "above its start" in outcome.reason
+    assert outcome.steps == rows[-1]["step"] < 200
+    assert outcome.loss == rows[-1]["loss"]
+
+
+def test_a_loss_that_is_no_number_diverges_at_once(tmp_path):
+    outcome, rows = run(tmp_path, small(lr=1e30, optimizer=OptimizerConfig(name="adamw")))
+    assert outcome.state == "diverged"
+    assert "became" in outcome.reason
+    assert outcome.steps == len(rows) < 5
+
+
+def test_a_vanishing_rate_is_no_divergence(tmp_path):
+    assert run(tmp_path, small(steps=120, lr=1e-9))[0].state == "done"
+
+
+@pytest.mark.parametrize("micro_batch", [4, 3])
+def test_the_micro_batch_changes_nothing_beyond_rounding(tmp_path, micro_batch):
+    # In float32 MuonH drifts apart after some tens of steps; in float64 it does not.
+    whole, rows = run(tmp_path, small_in_float64(steps=40))
+    parts, rows_of_parts = run(tmp_path, small_in_float64(steps=40), micro_batch=micro_batch)
+    assert losses(rows_of_parts) == pytest.approx(losses(rows), rel=1e-8)
+    assert parts.loss == pytest.approx(whole.loss, rel=1e-8)
+    _, rows = run(tmp_path, small())
+    _, rows_of_parts = run(tmp_path, small(), micro_batch=micro_batch)
+    assert losses(rows_of_parts) == pytest.approx(losses(rows), rel=1e-5)
+
+
+def test_two_processes_train_as_one(tmp_path):
+    exactly, single, stopped = small_in_float64(steps=40), small(steps=20), small_in_float64(steps=30)
+    alone = [run(tmp_path / "alone", config) for config in (exactly, single, stopped)]
+    processes = []
+    for rank in range(2):
+        cases = [
+            (tmp_path / "exactly", exactly, {}, NEVER),
+            (tmp_path / "single", single, {"micro_batch": 3}, NEVER),
+            (tmp_path / "stopped", stopped, {}, 10 if rank == 1 else NEVER),  # only rank 1 is asked to stop
+        ]
+        rendezvous = f"file://{tmp_path / 'group'}"
+        place = {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "SWEEPER_INIT_METHOD": rendezvous}
+        processes.append(start(tmp_path / f"rank{rank}", cases, **place))
+    codes = [process.wait(timeout=120) for process in processes]
+    assert codes == [0, 0], (tmp_path / "rank1" / "stderr").read_text()
+    outcomes, rows = results(tmp_path / "rank0")
+    others, no_rows = results(tmp_path / "rank1")
+
+    assert losses(rows[0]) == pytest.approx(losses(alone[0][1]), rel=1e-8)
+    assert outcomes[0]["loss"] == pytest.approx(alone[0][0].loss, rel=1e-8)
+    assert losses(rows[1]) == pytest.approx(losses(alone[1][1]), rel=1e-5)
+    assert no_rows == [[], [], [], []]
+    assert [(o["loss"], o["steps"]) for o in others[:2]] == [(o["loss"], o["steps"]) for o in outcomes[:2]]
+
+    assert [(o["state"], o["steps"]) for o in (outcomes[2], others[2])] == [("stopped", 10)] * 2
+    resumed, _ = run(tmp_path / "stopped", stopped)  # by one process now
+    assert resumed.loss == pytest.approx(alone[2][0].loss, rel=1e-8)
+
+
+def test_bfloat16_stays_near_float32(tmp_path):
+    exactly, _ = run(tmp_path, small(steps=40))
+    roughly, _ = run(tmp_path, small(steps=40, precision="bfloat16"))
+    assert roughly.loss != exactly.loss
+    assert roughly.loss == pytest.approx(exactly.loss, abs=0.05)
+
+
+def test_more_than_one_run_at_a_time_is_refused(tmp_path):
+    member = Member(config=small(), checkpoints=tmp_path)
+    with pytest.raises(ValueError, match="one run at a time for now, got 2"):
+        train([member, member], Execution(), Recorder(NEVER), lambda: False)
+
+
+def test_too_few_validation_sequences_are_noticed_before_training(tmp_path):
+    config = small(
+        data=DataConfig(source="python_source"),
+        model=ModelConfig(width=16, depth=1, head_size=8, kv_heads=2, vocab=256, context=16),
+        evaluation=EvaluationConfig(sequences=10**7),
+    )
+    with pytest.raises(ValueError, match="sequences"):
+        run(tmp_path, config)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_training_leaves_the_settings_of_torch_as_they_were(tmp_path):
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    run(tmp_path, small(steps=2), threads=2)
+    assert (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()) == before
+
+
+def test_a_model_of_a_known_source_approaches_its_entropy_rate_and_never_beats_it(tmp_path):
+    config = small(
+        steps=250,
+        model=ModelConfig(width=32, depth=1, head_size=16, kv_heads=2, vocab=8, context=64),
+        tokens=250 * 1024,
+        batch_tokens=1024,
+        evaluation=EvaluationConfig(sequences=400, every=50),
+    )
+    floor = entropy_rate(config.data, config.model.vocab)
+    _, rows = run(tmp_path, config, log_every=50)
+    validations = [row["val/loss"] for row in rows if "val/loss" in row]
+    # 0.015: three standard errors of a mean over 25,600 tokens whose losses spread by about 0.8 nats.
+    assert min(validations) > floor - 0.015
+    assert validations[-1] < floor + 0.02
