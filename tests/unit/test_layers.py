@@ -28,6 +28,7 @@ LIGHT = ("model.config", "model.parameters", "model.shape", "model.corpus")
 ONLY_IN = {
     "hydra": "config",
     "omegaconf": "config",
+    "yaml": "config",
     "submitit": "scheduler",
     "pandas": "table",
     "matplotlib": "figures",
