@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from typing import Any, Literal, cast
@@ -14,6 +14,7 @@ from model.config import (
     Execution,
     ModelConfig,
     OptimizerConfig,
+    Rates,
     ScheduleConfig,
     Seeds,
     TrainConfig,
@@ -21,6 +22,7 @@ from model.config import (
     positive,
 )
 from sweeper.laws.transfer import Transfer
+from sweeper.typed import fields_of
 
 Value = int | float | str | bool
 """What an axis may hold."""
@@ -171,34 +173,53 @@ def run_id(lr: float, train: TrainConfig) -> str:
     Fields equal to their default and fields marked `scientific: False` are left out, floats are rounded to 12
     significant digits: a new field with a default renames no old run.
     """
-    identity = json.dumps({"lr": _number(lr), **_identity(train)}, sort_keys=True, separators=(",", ":"))
+    members = sorted([("lr", _text(lr)), *_members(train)])
+    identity = "{" + ",".join([f'"{name}":{text}' for name, text in members]) + "}"
     return hashlib.sha256(identity.encode()).hexdigest()[:16]
 
 
-def _identity(config: Any) -> Mapping[str, Any]:
-    values: dict[str, Any] = {}
-    for declared in _scientific_fields(cast(Hashable, type(config))):
-        value = getattr(config, declared.name)
-        if dataclasses.is_dataclass(value):
-            nested = _cached_identity(cast(Hashable, value))
-            if nested:
-                values[declared.name] = nested
-        elif declared.default is dataclasses.MISSING or value != declared.default:
-            values[declared.name] = _number(value) if isinstance(value, float) else value
-    return values
+def _members(config: Any) -> list[tuple[str, str]]:
+    """The fields that differ from their default, each with its canonical JSON."""
+    members = []
+    for name, default, nested in _scientific_fields(cast(Hashable, type(config))):
+        value = getattr(config, name)
+        if nested:
+            # Every cell of a sweep has rates of its own: they would only push the rest out of the cache.
+            text = _object(value) if nested is Rates else _cached_object(value)
+            if text != "{}":
+                members.append((name, text))
+        elif value != default:
+            members.append((name, _text(value)))
+    return members
 
 
-@lru_cache(maxsize=65536)
-def _cached_identity(config: Hashable) -> Mapping[str, Any]:
-    return _identity(config)
+def _object(config: Any) -> str:
+    return "{" + ",".join([f'"{name}":{text}' for name, text in sorted(_members(config))]) + "}"
+
+
+@lru_cache(maxsize=4096)
+def _cached_object(config: Hashable) -> str:
+    return _object(config)
 
 
 @cache
-def _scientific_fields(kind: Hashable) -> tuple[dataclasses.Field[Any], ...]:
-    return tuple(f for f in dataclasses.fields(cast(Any, kind)) if f.metadata.get("scientific", True))
+def _scientific_fields(kind: Hashable) -> tuple[tuple[str, Any, type | None], ...]:
+    """Name, default (`MISSING` equals no value) and class, if it is a configuration itself, of each field."""
+    return tuple(
+        (name, declared.default, cast(type, hint) if dataclasses.is_dataclass(hint) else None)
+        for name, (hint, declared) in fields_of(kind).items()
+        if declared.metadata.get("scientific", True)
+    )
 
 
-def _number(value: float) -> float | int:
+def _text(value: Value) -> str:
+    if type(value) is float:
+        return _float_text(value)
+    return str(value) if type(value) is int else json.dumps(value)
+
+
+@lru_cache(maxsize=1024)
+def _float_text(value: float) -> str:
     """12 significant digits; whole numbers become integers, so that 1e6 and 1000000 are one value."""
     rounded = float(f"{value:.12g}")
-    return int(rounded) if rounded.is_integer() and abs(rounded) < 1e15 else rounded
+    return str(int(rounded)) if rounded.is_integer() and abs(rounded) < 1e15 else repr(rounded)
