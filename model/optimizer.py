@@ -165,7 +165,7 @@ class Optimizer:
 
 
 def make_optimizer(model: nn.Module, train: TrainConfig) -> Optimizer:
-    """The optimiser of a model whose `state_dict` is that of `train.model`; radii are those of its present weights."""
+    """The optimiser of a model of `train.model`, already on its device; radii are those of its present weights."""
     return Optimizer(dict(model.named_parameters()), train)
 
 
