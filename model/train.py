@@ -186,24 +186,21 @@ def _train(member: Member, execution: Execution, observer: Observer, should_stop
             continue
         due = leads and time.monotonic() - saved >= execution.checkpoint_every_s
         seen, stops, saves = _look(pending, run.world, stop=should_stop(), due=due)
-        pending.clear()
         now = time.monotonic()
-        speed = _smoothed(speed, config.batch_tokens * len(seen) / max(now - looked, 1e-9))
-        progress = _advance(replace(progress, stepping_s=progress.stepping_s + now - looked), seen, config)
+        speed = _smoothed(speed, config.batch_tokens * len(pending) / max(now - looked, 1e-9))
+        pending.clear()
+        progress, seen = _advance(progress, seen, now - looked, config)
+        diverged = progress.divergence.reason
         if leads:
             observer.progress(0, progress.step, config.steps, speed)
-        healthy = not progress.divergence.reason
-        validation = (
-            _validate(run, observer, progress.step, speed) if healthy and _validates(config, step + 1) else None
-        )
+        validation = None if diverged or not _validates(config, step + 1) else _validate(run, observer, step + 1, speed)
         if leads:
-            for row in _rows(run, seen[: progress.step - seen[0].step + 1], speed, validation):
+            for row in _rows(run, seen, speed, validation):
                 observer.metrics(0, row)
         progress = replace(progress, wall_time_s=earlier_s + time.monotonic() - started)
-        if not healthy:
-            last = seen[progress.step - seen[0].step].loss
-            return _outcome("diverged", last, progress, config, progress.divergence.reason)
-        if validation is not None and progress.step == config.steps:
+        if diverged:
+            return _outcome("diverged", seen[-1].loss, progress, config, diverged)
+        if validation is not None and step + 1 == config.steps:
             if not math.isfinite(validation):
                 return _outcome("diverged", validation, progress, config, f"the validation loss became {validation}")
             return _outcome("done", validation, progress, config, "")
@@ -211,10 +208,10 @@ def _train(member: Member, execution: Execution, observer: Observer, should_stop
             _save(run, progress)
             saved = time.monotonic()
         if stops:
-            reason = f"asked to stop at step {progress.step} of {config.steps}"
+            reason = f"asked to stop at step {step + 1} of {config.steps}"
             return _outcome("stopped", math.nan, progress, config, reason)
         looked = time.monotonic()
-    raise AssertionError("the last step looks, validates and returns")
+    raise AssertionError("the last step validates and returns")
 
 
 def _prepare(member: Member, execution: Execution) -> _Run:
@@ -311,7 +308,7 @@ def _validates(config: TrainConfig, done: int) -> bool:
     return done == config.steps or (every > 0 and done % every == 0)
 
 
-def _look(pending: Sequence[_Step], world: World, *, stop: bool, due: bool) -> tuple[list[_Seen], bool, bool]:
+def _look(pending: Sequence[_Step], world: World, *, stop: bool, due: bool) -> tuple[Sequence[_Seen], bool, bool]:
     """The steps' results, and whether any rank was asked to stop or wants a checkpoint: one exchange between ranks."""
     losses = torch.stack([one.loss for one in pending]).tolist()
     norms = torch.stack([one.grad_norm for one in pending]).tolist()
@@ -323,16 +320,27 @@ def _look(pending: Sequence[_Step], world: World, *, stop: bool, due: bool) -> t
     return seen, total[-2] > 0, total[-1] > 0
 
 
-def _advance(progress: Progress, seen: Sequence[_Seen], config: TrainConfig) -> Progress:
-    """The progress after these steps, or after the one among them at which the run diverged."""
-    judged, recent, step = progress.divergence, progress.recent, progress.step
+def _advance(
+    progress: Progress, seen: Sequence[_Seen], elapsed_s: float, config: TrainConfig
+) -> tuple[Progress, Sequence[_Seen]]:
+    """The progress after these steps, and those of them that count: none after the one at which the run diverged."""
+    judged, recent = progress.divergence, progress.recent
     tail = max(1, math.ceil(TAIL_SHARE * config.steps))
+    counted = 0
     for one in seen:
         judged = watch(judged, step=one.step, steps=config.steps, loss=one.loss, grad_norm=one.grad_norm)
-        recent, step = (*recent, one.loss)[-tail:], one.step
+        recent = (*recent, one.loss)[-tail:]
+        counted += 1
         if judged.reason:
             break
-    return replace(progress, step=step, divergence=judged, recent=recent)
+    after = replace(
+        progress,
+        step=progress.step + counted,
+        divergence=judged,
+        recent=recent,
+        stepping_s=progress.stepping_s + elapsed_s,
+    )
+    return after, seen[:counted]
 
 
 def _rows(run: _Run, seen: Sequence[_Seen], speed: float, validation: float | None) -> Iterator[dict[str, float]]:
