@@ -3,17 +3,21 @@
 import importlib.util
 import json
 import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import sweeper
-from sweeper.errors import SweeperError
+from sweeper.errors import DataError, SweeperError
 
 if TYPE_CHECKING:
+    from sweeper.fits.optimum import Method
+    from sweeper.laws.transfer import Transfer
     from sweeper.records import SweepFolder
-    from sweeper.spec import RunSpec, Sweep
+    from sweeper.spec import Question, RunSpec, Sweep
+    from sweeper.table import Table
 
 app = typer.Typer(
     name="sweeper",
@@ -33,10 +37,28 @@ Overrides = Annotated[
 RunsFolder = Annotated[
     Path, typer.Option("--runs", envvar="SWEEPER_RUNS", help="Folder that holds the results of all sweeps.")
 ]
+Source = Annotated[
+    str, typer.Argument(metavar="NAME|FILE", help="A sweep, or a .csv, .tsv, .jsonl or .parquet file, one row per run.")
+]
+Lr = Annotated[str, typer.Option("--lr", help="Column of the learning rate (lr_peak, else lr).")]
+Loss = Annotated[str, typer.Option("--loss", help="Column of the loss.")]
+Map = Annotated[
+    list[str] | None, typer.Option("--map", help="Our name for a column of the file: tokens=D. May be repeated.")
+]
+By = Annotated[str, typer.Option("--by", help="Columns, by commas, whose every combination has one optimum.")]
+Per = Annotated[str, typer.Option("--per", help="Columns, by commas, that separate laws and curves, such as arm.")]
+Laws = Annotated[list[str] | None, typer.Option("--law", help='A power law: "lr_opt ~ tokens". May be repeated.')]
+Curves = Annotated[list[str] | None, typer.Option("--curve", help='A loss curve: "loss ~ flops". May be repeated.')]
+Baseline = Annotated[str, typer.Option("--baseline", help="The arm that compute leverage is measured against.")]
+Where = Annotated[str, typer.Option("--where", help="Rows to use: \"depth == 16 and state != 'failed'\".")]
+MethodName = Annotated[str, typer.Option("--method", help="Estimator of the optimum: linex, parabola or argmin.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
 
 EXIT_OVER_BUDGET = 4
 EXIT_INTERRUPTED = 130
+
+
+SCHEMA_VERSION = 1
 
 
 def main() -> None:
@@ -92,7 +114,7 @@ def plan(
     """
     from sweeper.launch import check_data, plan_sweep
     from sweeper.plan import plan_json
-    from sweeper.terminal import print_plan
+    from sweeper.terminal.plan import print_plan
 
     sweep, specs, folder = open_sweep(name, overrides, runs)
     planned = plan_sweep(sweep, specs, folder)
@@ -121,7 +143,7 @@ def launch(
     Example: sweeper launch quickstart
     """
     from sweeper.launch import launch as launch_sweep
-    from sweeper.terminal import Progress, print_launch
+    from sweeper.terminal.launch import Progress, print_launch
 
     if dry_run or budget is not None:
         plan(name, overrides, runs, budget=budget)
@@ -144,6 +166,313 @@ def collect_sweep(specs: "tuple[RunSpec, ...]", folder: "SweepFolder") -> Path:
     from sweeper.table import results, write_results
 
     return write_results(results(read_records(folder).values(), specs), folder.path)
+
+
+@app.command()
+def collect(name: SweepName, overrides: Overrides = None, runs: RunsFolder = Path("runs")) -> None:
+    """Gather the records of a sweep into results.csv and results.parquet.
+
+    Example: sweeper collect quickstart
+    """
+    from sweeper.records import read_records
+    from sweeper.status import count_states
+
+    _, specs, folder = open_sweep(name, overrides, runs)
+    records = read_records(folder)
+    wanted = {spec.run_id for spec in specs}
+    typer.echo(str(collect_sweep(specs, folder)))
+    states = ", ".join(f"{n} {s}" for s, n in count_states(r.state for i, r in records.items() if i in wanted).items())
+    others = len(records.keys() - wanted)
+    typer.echo(
+        f"{states or 'no run finished'} of {len(wanted)} cells"
+        + (f"; {others} records of other grids of this sweep left out" if others else "")
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Analysed:
+    """A table with the question to it, wherever it came from."""
+
+    title: str
+    table: "Table"
+    question: "Question"
+    transfer: "Transfer"
+    folder: "SweepFolder | None"
+    """None for a file."""
+    sweep: "Sweep | None"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What was typed about columns and fits; empty values leave the question of the sweep as it is."""
+
+    lr: str = ""
+    loss: str = "loss"
+    mapping: tuple[str, ...] = ()
+    by: str = ""
+    per: str = ""
+    laws: tuple[str, ...] = ()
+    curves: tuple[str, ...] = ()
+    baseline: str = ""
+    where: str = ""
+
+
+def open_source(source: str, overrides: list[str] | None, runs: Path, asked: Asked) -> Analysed:
+    """The results of a sweep, or a file, with the question to them."""
+    from sweeper import analysis, table
+    from sweeper.laws.transfer import Transfer
+
+    if not is_table(source):
+        if asked.mapping:
+            raise SweeperError("--map renames columns of a file, but the source is a sweep; leave it out")
+        from sweeper.records import read_records
+
+        sweep, specs, folder = open_sweep(source, overrides, runs)
+        rows = table.results(read_records(folder).values(), specs)
+        rows = table.where(rows, asked.where) if asked.where else rows
+        question, transfer = _asked_of(sweep.question, asked), sweep.arms[0].base.transfer
+        return Analysed(title=sweep.name, table=rows, question=question, transfer=transfer, folder=folder, sweep=sweep)
+    if overrides:
+        raise SweeperError(f"overrides such as {overrides[0]!r} belong to a sweep, but {source} is a file; use --where")
+    rows = table.read_table(Path(source), _mapping(asked.mapping))
+    rows = table.where(rows, asked.where) if asked.where else rows
+    question = analysis.file_question(
+        rows,
+        by=_names(asked.by),
+        per=_names(asked.per),
+        laws=asked.laws,
+        curves=asked.curves,
+        baseline=asked.baseline,
+        lr=asked.lr,
+    )
+    return Analysed(title=source, table=rows, question=question, transfer=Transfer(), folder=None, sweep=None)
+
+
+def is_table(source: str) -> bool:
+    """Whether a source is a file of results rather than a sweep."""
+    return source.removesuffix(".gz").endswith((".csv", ".tsv", ".jsonl", ".parquet"))
+
+
+def _asked_of(question: "Question", asked: Asked) -> "Question":
+    """A sweep's question with what was typed in its place."""
+    typed = {
+        "by": _names(asked.by),
+        "per": _names(asked.per),
+        "laws": asked.laws,
+        "curves": asked.curves,
+        "baseline": asked.baseline,
+    }
+    return replace(question, **{name: value for name, value in typed.items() if value})  # type: ignore[arg-type]
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _mapping(pairs: tuple[str, ...]) -> dict[str, str]:
+    found = {}
+    for pair in pairs:
+        ours, equals, theirs = pair.partition("=")
+        if not (ours and equals and theirs):
+            raise SweeperError(f"--map {pair!r}: expected our name, an equals sign and the file's, such as tokens=D")
+        found[ours] = theirs
+    return found
+
+
+def _method(name: str) -> "Method":
+    from sweeper.fits.optimum import Method
+    from sweeper.typed import convert
+
+    method: Method = convert(Method, name, "--method")
+    return method
+
+
+@app.command()
+def fit(
+    source: Source,
+    overrides: Overrides = None,
+    runs: RunsFolder = Path("runs"),
+    lr: Lr = "",
+    loss: Loss = "loss",
+    map_: Map = None,
+    by: By = "",
+    per: Per = "",
+    law: Laws = None,
+    curve: Curves = None,
+    baseline: Baseline = "",
+    where: Where = "",
+    method: MethodName = "linex",
+    as_json: AsJson = False,
+) -> None:
+    """Fit learning-rate optima, their power laws and loss curves to a sweep or to any table of runs.
+
+    Example: sweeper fit runs.csv --lr learning_rate --map tokens=D --by tokens
+    """
+    from sweeper.analysis import fit_question
+    from sweeper.records import write_json
+    from sweeper.typed import plain
+
+    asked = Asked(
+        lr=lr,
+        loss=loss,
+        mapping=tuple(map_ or ()),
+        by=by,
+        per=per,
+        laws=tuple(law or ()),
+        curves=tuple(curve or ()),
+        baseline=baseline,
+        where=where,
+    )
+    found = open_source(source, overrides, runs, asked)
+    report = fit_question(found.table, found.question, method=_method(method), lr=lr, loss=loss)
+    if found.folder is not None:
+        write_json(found.folder.fits / "fit.json", report)
+    if as_json:
+        typer.echo(json.dumps(plain(report)))
+        return
+    from sweeper.terminal.fit import print_fit
+
+    print_fit(report, found.title, found.question.note)
+
+
+@app.command()
+def predict(
+    source: Source,
+    overrides: Overrides = None,
+    runs: RunsFolder = Path("runs"),
+    tokens: Annotated[float | None, typer.Option(help="Training tokens of the target run, such as 100e9.")] = None,
+    depth: Annotated[int | None, typer.Option(help="Its depth.")] = None,
+    width: Annotated[int | None, typer.Option(help="Its width.")] = None,
+    batch_tokens: Annotated[float | None, typer.Option(help="Its batch, tokens.")] = None,
+    lr: Lr = "",
+    loss: Loss = "loss",
+    map_: Map = None,
+    by: By = "",
+    per: Per = "",
+    where: Where = "",
+    method: MethodName = "linex",
+    as_json: AsJson = False,
+) -> None:
+    """Predict the peak learning rate of a run that was never made, with its interval and how far it extrapolates.
+
+    Example: sweeper predict quickstart --tokens 4e6 --depth 4
+    """
+    from sweeper.analysis import predict_question
+    from sweeper.typed import plain
+
+    asked = Asked(lr=lr, loss=loss, mapping=tuple(map_ or ()), by=by, per=per, where=where)
+    found = open_source(source, overrides, runs, asked)
+    given = {"tokens": tokens, "depth": depth, "width": width, "batch_tokens": batch_tokens}
+    target = {name: float(value) for name, value in given.items() if value is not None}
+    if not target:
+        raise SweeperError("no target: say where to predict, such as --tokens 100e9")
+    predictions = predict_question(
+        found.table, found.question, target, transfer=found.transfer, method=_method(method), lr=lr, loss=loss
+    )
+    if as_json:
+        typer.echo(json.dumps({"schema_version": SCHEMA_VERSION, "predictions": plain(predictions)}))
+        return
+    from sweeper.terminal.fit import print_predictions
+
+    print_predictions(predictions, _base_over_peak(found, target))
+
+
+def _base_over_peak(found: Analysed, target: dict[str, float]) -> float:
+    """What turns a peak rate at the target into the base rate η₀ of the sweep's own transfer rule."""
+    from sweeper.laws.transfer import rates
+
+    if found.sweep is None:
+        return 1.0
+    base = found.sweep.arms[0].base
+    at = rates(
+        base.transfer,
+        lr=1.0,
+        depth=round(target.get("depth", base.model.depth)),
+        tokens=target.get("tokens", base.tokens),
+        batch_tokens=target.get("batch_tokens", base.batch_tokens),
+    )
+    return 1 / at.hidden
+
+
+@app.command()
+def plot(
+    source: Source,
+    overrides: Overrides = None,
+    runs: RunsFolder = Path("runs"),
+    figure: Annotated[
+        str, typer.Option("--figure", help="Figures, by commas: lr, law, flops (those of the sweep's question).")
+    ] = "",
+    out: Annotated[Path | None, typer.Option("--out", help="Folder of the figures (runs/NAME/figures).")] = None,
+    formats: Annotated[str, typer.Option("--format", help="File formats, by commas.")] = "png,pdf",
+    lr: Lr = "",
+    loss: Loss = "loss",
+    map_: Map = None,
+    by: By = "",
+    per: Per = "",
+    law: Laws = None,
+    curve: Curves = None,
+    where: Where = "",
+    method: MethodName = "linex",
+) -> None:
+    """Draw loss against learning rate, the optimum against tokens, and loss against FLOPs.
+
+    Example: sweeper plot quickstart --format png,svg
+    """
+    from sweeper.analysis import fit_question
+    from sweeper.figures import FIGURES, plot_question, save_figure
+    from sweeper.terminal.fit import print_figures
+    from sweeper.typed import did_you_mean
+
+    asked = Asked(
+        lr=lr,
+        loss=loss,
+        mapping=tuple(map_ or ()),
+        by=by,
+        per=per,
+        laws=tuple(law or ()),
+        curves=tuple(curve or ()),
+        where=where,
+    )
+    found = open_source(source, overrides, runs, asked)
+    question = replace(found.question, figures=_names(figure)) if figure else found.question
+    for name in question.figures:
+        if name not in FIGURES:
+            raise SweeperError(f"--figure {name!r}: no such figure; {did_you_mean(name, FIGURES)}")
+    report = fit_question(found.table, question, method=_method(method), lr=lr, loss=loss)
+    folder = out or (found.folder.figures if found.folder else Path("figures") / Path(source).stem)
+    drawn = plot_question(found.table, question, report, lr=lr)
+    print_figures(path for name, made in drawn.items() for path in save_figure(made, folder, name, _names(formats)))
+
+
+@data_app.command()
+def prepare(
+    source: Annotated[str, typer.Argument(help="python_source, or a txt, jsonl or parquet file or glob.")],
+    folder: Annotated[Path, typer.Argument(help="New folder for the shards.")],
+    tokenizer: Annotated[str, typer.Option(help="'bytes', or the path of a tokenizers JSON file.")] = "bytes",
+    column: Annotated[str, typer.Option(help="Field or column that holds the text.")] = "text",
+    validation: Annotated[float, typer.Option(help="Share of the documents that is held out.")] = 0.05,
+    shard_tokens: Annotated[float, typer.Option(help="Tokens of a shard.")] = 100e6,
+) -> None:
+    """Tokenise text once and write it as memory-mapped shards (the llm.c format), for data=shards.
+
+    Example: sweeper data prepare 'corpus/*.jsonl' shards/corpus --tokenizer tokenizer.json
+    """
+    from model.config import DataConfig
+    from model.corpus import prepare_shards
+
+    named = source == "python_source"
+    try:
+        config = DataConfig(
+            source="python_source" if named else "text",
+            path="" if named else source,
+            tokenizer=tokenizer,
+            column=column,
+            validation=validation,
+        )
+        paths = prepare_shards(config, folder, round(shard_tokens))
+    except ValueError as error:
+        raise DataError(str(error)) from error
+    typer.echo(f"{len(paths)} shards in {folder}; train on them with data=shards data.path={folder.resolve()}")
 
 
 @app.command()

@@ -1,9 +1,12 @@
 """Bring a sweep to its end on this machine: freeze it, start what is left, follow it, take up what died."""
 
 import os
+import signal
+import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -139,9 +142,10 @@ def launch(
         following = _Following(sweep=sweep, folder=folder, code=code, plan=plan, specs={s.run_id: s for s in specs})
         interrupted = False
         try:
-            while following.step():
-                follow(following.standing())
-                time.sleep(POLL_S)
+            with _terminated_like_interrupted():
+                while following.step():
+                    follow(following.standing())
+                    time.sleep(POLL_S)
         except KeyboardInterrupt:
             interrupted = True
         finally:
@@ -157,6 +161,19 @@ def launch(
             wall_time_s=time.monotonic() - began,
             interrupted=interrupted,
         )
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """SIGTERM ends a launch as Ctrl-C does: workers first write their checkpoints."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _freeze(sweep: Sweep, plan: Plan, folder: SweepFolder) -> str:

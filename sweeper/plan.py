@@ -8,6 +8,7 @@ from model.config import Execution
 from model.shape import memory_bytes, model_shape
 from sweeper.spec import Cluster, RunSpec, Value
 from sweeper.status import FINISHED, State, count_states
+from sweeper.typed import plain
 
 SCHEMA_VERSION = 1
 GIB = 2**30
@@ -132,14 +133,9 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "sweep": plan.sweep,
         "device": plan.device,
         "runs": [_row(run) for run in plan.runs],
-        "totals": _fields(plan.totals),
+        "totals": plain(plan.totals),
     }
 
 
 def _row(run: PlannedRun) -> dict[str, Any]:
-    row = _fields(run)
-    return {**dict(row.pop("axes")), **row}
-
-
-def _fields(value: PlannedRun | Totals) -> dict[str, Any]:
-    return {name: getattr(value, name) for name in value.__slots__}
+    return {**dict(run.axes), **{name: getattr(run, name) for name in run.__slots__ if name != "axes"}}

@@ -7,9 +7,7 @@ runs/<sweep>/ sweep.yaml plan.json results.csv results.parquet fits/ figures/
                  attempts/<k>/{owner.json, metrics.jsonl, provenance.json, log, end.json}
 """
 
-import dataclasses
 import json
-import math
 import os
 import shutil
 import socket
@@ -26,7 +24,7 @@ import psutil
 from model.config import Execution
 from sweeper.errors import LaunchError, SweeperError
 from sweeper.spec import RunSpec, Value
-from sweeper.typed import build
+from sweeper.typed import build, plain
 
 SCHEMA_VERSION = 1
 
@@ -201,8 +199,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """A dataclass or mapping as JSON, whole or not at all; NaN and infinities become null."""
-    plain = dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
-    write_text(path, json.dumps(_finite(plain), indent=1, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(plain(value), indent=1, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path, kind: type[T]) -> T | None:
@@ -218,16 +215,6 @@ def read_json(path: Path, kind: type[T]) -> T | None:
     except (OSError, ValueError) as error:
         raise SweeperError(f"{path}: not a readable record ({error}); move it away to run this cell again") from error
     return build(kind, values, str(path))
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(k): _finite(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
-    return value
 
 
 # ── runs and their records ─────────────────────────────────────────────────────────────────────────────────────────
@@ -366,7 +353,7 @@ def live_jobs(folder: SweepFolder) -> dict[str, tuple[JobFile, Owner]]:
 def write_beat(path: Path, beat: Beat) -> None:
     """A heartbeat in a job's folder; without the flush to disk that records deserve."""
     partial = path / ".heartbeat.partial"
-    partial.write_text(json.dumps(_finite(dataclasses.asdict(beat))))
+    partial.write_text(json.dumps(plain(beat)))
     partial.replace(path / "heartbeat.json")
 
 

@@ -20,14 +20,18 @@ Place = Callable[[str], str]
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A closing clause that names the nearest known word, or lists them all.
+    """A closing clause that names the nearest known word, or lists them, the nearest ten if there are many.
 
     >>> did_you_mean("contxt", ["context", "width"])
     "did you mean 'context'?"
     """
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(known)}"
+    if near:
+        return f"did you mean {near[0]!r}?"
+    if len(known) > 20:
+        return f"the nearest are {', '.join(difflib.get_close_matches(name, known, n=10, cutoff=0.0))}"
+    return f"choose one of {', '.join(known)}"
 
 
 @cache
@@ -135,3 +139,16 @@ def _scalar(kind: Any, value: Any, where: str, place: Place) -> Any:
         return value
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
     raise ConfigError(f"{place(where)}: expected {names.get(kind, kind)}, got {value!r}")
+
+
+def plain(value: Any) -> Any:
+    """A dataclass, mapping or sequence as what JSON knows; NaN and infinities become None."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {name: plain(getattr(value, name)) for name in fields_of(cast(Hashable, type(value)))}
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value

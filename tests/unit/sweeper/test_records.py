@@ -169,12 +169,9 @@ def test_a_run_whose_job_lives_counts_as_running_before_it_is_claimed(folder):
 
 
 def test_the_launcher_lock_admits_one_living_launcher(folder):
-    with (
-        launcher_lock(folder),
-        pytest.raises(LaunchError, match=r"another launch of this sweep runs on .* \(pid \d+\)"),
-    ):
-        with launcher_lock(folder):
-            pass
+    refusal = r"another launch of this sweep runs on .* \(pid \d+\)"
+    with launcher_lock(folder), pytest.raises(LaunchError, match=refusal), launcher_lock(folder):
+        pass
     with launcher_lock(folder):
         pass
 

@@ -1,0 +1,61 @@
+"""The plan as a table."""
+
+from collections.abc import Sequence
+
+from sweeper.plan import Plan, PlannedRun
+from sweeper.terminal import STATE_STYLE, axis_value, console, count, scientific, show, table
+
+
+def print_plan(plan: Plan, title: str, notes: Sequence[str], rows: int) -> None:
+    """The plan as a table, one line per run, and its totals."""
+    shown = plan.runs if rows == 0 else plan.runs[:rows]
+    arms = len({run.arm for run in plan.runs}) > 1
+    names = [name for name, _ in plan.runs[0].axes] if plan.runs else []
+    heading = f"{plan.sweep}: {title}" if title else plan.sweep
+    made = table(heading)
+    made.add_column("run")
+    made.add_column("state")
+    if arms:
+        made.add_column("arm")
+    for name in [n for n in names if n != "lr"]:
+        made.add_column(name, justify="right")
+    for label in ("lr", "lr peak", "params", "tokens", "steps", "FLOPs", "GiB", "hours"):
+        if label.replace(" ", "_") not in names or label == "lr":
+            made.add_column(label, justify="right")
+    for run in shown:
+        made.add_row(*_plan_cells(run, arms, names))
+    show(made)
+    if len(shown) < len(plan.runs):
+        console.print(f"… and {len(plan.runs) - len(shown)} more runs (--rows 0 shows all)", style="dim")
+    totals = plan.totals
+    states = ", ".join(f"{number} {state}" for state, number in totals.states.items())
+    console.print(
+        f"{totals.runs} runs ({states}) · {count(totals.tokens)} tokens · {scientific(totals.flops)} FLOPs · "
+        f"{_hours(totals.gpu_hours, plan.device)}, of which {_hours(totals.gpu_hours_left, plan.device)} are left",
+        soft_wrap=True,
+    )
+    for note in notes:
+        console.print(note, style="yellow", soft_wrap=True)
+
+
+def _plan_cells(run: PlannedRun, arms: bool, names: list[str]) -> list[str]:
+    axes = dict(run.axes)
+    style = STATE_STYLE[run.state]
+    cells = [run.run_id[:8], f"[{style}]{run.state}[/]" if style else run.state]
+    cells += [run.arm] if arms else []
+    cells += [axis_value(axes[name]) for name in names if name != "lr"]
+    rest = {
+        "lr": f"{run.lr:.4g}",
+        "lr_peak": f"{run.lr_peak:.4g}",
+        "params": count(run.params),
+        "tokens": count(run.tokens),
+        "steps": str(run.steps),
+        "FLOPs": scientific(run.flops),
+        "GiB": f"{run.memory_gib:.2g}",
+        "hours": f"{run.gpu_hours:.3g}",
+    }
+    return cells + [text for key, text in rest.items() if key not in names or key == "lr"]
+
+
+def _hours(hours: float, device: str) -> str:
+    return f"{hours:.3g} {device}-hours" if hours >= 0.1 else f"{hours * 60:.2g} {device}-minutes"
