@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import cast
 from uuid import uuid4
@@ -95,7 +96,8 @@ def _write(path: Path, table: Table, kind: str) -> None:
             _one_type_per_column(table).to_parquet(partial, index=False)
         partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # the folder itself may not be there
+            partial.unlink()
         raise TableError(
             f"{path}: cannot be written ({error.strerror or error}); free space or choose another folder with --runs"
         ) from error

@@ -99,9 +99,9 @@ def fit_loss_curve(
             f"the curve {y_name} ~ {x_name} has {MIN_POINTS} constants and needs as many values of {x_name}, "
             f"got {len(np.unique(x))}; add budgets"
         )
-    curve = _solve(x, y)
-    if curve.A == 0:
+    if float(np.log(x) @ (y - y.mean())) >= 0:
         raise FitError(f"{y_name} does not fall with {x_name}; check the columns")
+    curve = _solve(x, y)
     reach = _b_reach(x, y, curve)
     return LossCurveFit(
         arm=" ".join(str(value) for value in (per or {}).values()),

@@ -1,4 +1,4 @@
-"""The learning rate of a run that was never made: a fitted law, transfer factors for the rest, and how far it reaches."""
+"""The learning rate of a run that was never made: a fitted law, transfer factors for the rest, and its reach."""
 
 import math
 from collections.abc import Mapping

@@ -1,0 +1,74 @@
+import pandas as pd
+import pytest
+
+from sweeper.analysis import fit_question
+from sweeper.errors import FitError, SweeperError
+from sweeper.figures import plot_question, save_figure
+from sweeper.spec import Question
+
+TABLE = pd.DataFrame(
+    [
+        {
+            "arm": "base",
+            "state": "diverged" if lr > 0.1 else "done",
+            "loss": 2.5 + (tokens / 1e9) ** -0.2 + 0.1 * (lr / best - 1) ** 2,
+            "lr_peak": lr,
+            "tokens": tokens,
+            "flops": 6e8 * tokens,
+        }
+        for tokens, best in ((1e9, 0.02), (2e9, 0.016), (4e9, 0.0128))
+        for lr in (0.005, 0.01, 0.02, 0.04, 0.2)
+    ]
+)
+
+
+def texts(figure):
+    return [
+        text.get_text()
+        for legend in (*figure.legends, *(a.get_legend() for a in figure.axes))
+        if legend
+        for text in legend.get_texts()
+    ]
+
+
+@pytest.fixture(scope="module")
+def figures():
+    return plot_question(TABLE, Question(), fit_question(TABLE, Question()))
+
+
+def test_a_question_draws_its_figures(figures):
+    assert set(figures) == {"lr", "law", "flops"}
+
+
+def test_every_budget_and_sign_is_in_the_legend(figures):
+    assert texts(figures["lr"]) == [
+        "1B tokens", "2B tokens", "4B tokens", "optimum, 90 % interval", "diverged"
+    ]  # fmt: skip
+
+
+def test_the_law_shows_both_conventions_and_the_published_slope(figures):
+    log, linear, published = texts(figures["law"])
+    assert (log[:9], linear[:12], published) == ("log space", "linear space", "HyperP's slope, $b = -0.32$")
+
+
+def test_figures_are_written_whole_and_alike(figures, tmp_path):
+    paths = save_figure(figures["flops"], tmp_path / "figures", "flops")
+    assert [path.name for path in paths] == ["flops.png", "flops.pdf"]
+    first = [path.read_bytes() for path in paths]
+    assert first == [path.read_bytes() for path in save_figure(figures["flops"], tmp_path / "figures", "flops")]
+    assert len(list((tmp_path / "figures").iterdir())) == 2
+
+
+def test_unknown_formats_and_folders_that_cannot_be_written_are_one_sentence(figures, tmp_path):
+    with pytest.raises(SweeperError, match="cannot be written as 'gif2'"):
+        save_figure(figures["law"], tmp_path, "law", ("gif2",))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SweeperError, match="cannot be written"):
+        save_figure(figures["law"], tmp_path / "file", "law")
+
+
+def test_a_table_without_anything_to_draw_says_so():
+    table = pd.DataFrame({"tokens": [1e9, 2e9, 4e9], "lr_opt": [0.02, 0.016, 0.0128]})
+    question = Question(by=(), laws=("lr_opt ~ tokens",), curves=())
+    with pytest.raises(FitError, match="no data for the figures"):
+        plot_question(table, question, fit_question(table, question))

@@ -1,0 +1,163 @@
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from model.config import (
+    DataConfig,
+    EvaluationConfig,
+    ModelConfig,
+    OptimizerConfig,
+    Rates,
+    ScheduleConfig,
+    Seeds,
+    TrainConfig,
+)
+from sweeper.errors import ConfigError, TableError
+from sweeper.laws.transfer import Transfer
+from sweeper.records import RunRecord
+from sweeper.spec import RunSpec
+from sweeper.table import COLUMNS, losses, numbers, read_table, results, split, where, write_results
+
+
+def make_spec(run_id, *, arm="base", lr=0.01, **axes):
+    train = TrainConfig(
+        model=ModelConfig(),
+        optimizer=OptimizerConfig(),
+        schedule=ScheduleConfig(),
+        data=DataConfig(),
+        evaluation=EvaluationConfig(),
+        seed=Seeds(),
+        rates=Rates(hidden=2 * lr, head=lr, embedding=lr, vector=lr),
+        tokens=8192,
+        batch_tokens=4096,
+    )
+    return RunSpec(run_id=run_id, sweep="s", arm=arm, axes=tuple(axes.items()), lr=lr, transfer=Transfer(), train=train)
+
+
+def make_record(spec, **changes):
+    record = RunRecord(
+        run_id=spec.run_id,
+        state="done",
+        arm=spec.arm,
+        loss=2.5,
+        train_loss=2.6,
+        lr=spec.lr,
+        lr_peak=spec.lr_peak,
+        tokens=8192,
+        steps=2,
+        params=100,
+        params_total=110,
+        flops=1e6,
+        batch_tokens=4096,
+        seed=1,
+        wall_time_s=1.5,
+        tokens_per_s=5000.0,
+        attempts=1,
+        world_size=1,
+        fingerprint="f",
+        axes=spec.axes,
+    )
+    return dataclasses.replace(record, **changes)
+
+
+def test_results_hold_one_row_per_recorded_cell_with_every_documented_column_and_axis():
+    specs = [make_spec("a", **{"optimizer.momentum": 0.9}), make_spec("b"), make_spec("c")]
+    table = results([make_record(specs[2]), make_record(specs[0]), make_record(make_spec("foreign"))], specs)
+    assert list(table.run_id) == ["a", "c"]
+    assert list(table.columns) == [*COLUMNS, "optimizer.momentum"]
+    assert table.lr_peak[0] == 0.02
+    assert table.depth[0] == 8
+
+
+def test_no_records_give_an_empty_table_with_its_columns():
+    assert list(results([], [make_spec("a")]).columns) == list(COLUMNS)
+
+
+def test_a_run_shared_by_two_arms_has_a_row_in_each():
+    specs = [make_spec("a", arm="x"), make_spec("a", arm="y")]
+    assert list(results([make_record(specs[0])], specs).arm) == ["x", "y"]
+
+
+def test_results_come_back_from_disk(tmp_path):
+    specs = [make_spec("a", mixed="word"), make_spec("b", mixed=3)]
+    table = results([make_record(spec) for spec in specs], specs)
+    path = write_results(table, tmp_path / "s")
+    assert path == tmp_path / "s" / "results.csv"
+    assert sorted(p.name for p in path.parent.iterdir()) == ["results.csv", "results.parquet"]
+    assert list(read_table(path).loss) == list(read_table(path.with_suffix(".parquet")).loss) == [2.5, 2.5]
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):
+    (tmp_path / "s").write_text("a file")
+    with pytest.raises(TableError, match="cannot be written"):
+        write_results(results([], []), tmp_path / "s")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("empty.csv", "", "the file is empty"),
+        ("header.csv", "lr,loss\n", "a header but no rows"),
+        ("twice.csv", "lr,loss,lr\n1,2,3\n", "'lr' is there 2 times"),
+        ("broken.csv", 'lr,loss\n1,2\n1,2,3,4\n"', "not a readable .csv"),
+        ("broken.jsonl", "{", "not a readable .jsonl"),
+        ("broken.parquet", "no parquet", "not a readable .parquet"),
+        ("table.xlsx", "x", "the format .xlsx is not known"),
+        ("binary.csv", b"\xff\xfe\x00\x01\x80", "not a readable .csv"),
+    ],
+)
+def test_a_bad_file_is_one_sentence(tmp_path, name, text, message):
+    (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(TableError, match=message):
+        read_table(tmp_path / name)
+
+
+def test_a_missing_file_is_one_sentence(tmp_path):
+    with pytest.raises(TableError, match="no such file"):
+        read_table(tmp_path / "none.csv")
+
+
+def test_columns_are_mapped_to_our_names(tmp_path):
+    path = tmp_path / "runs.csv"
+    path.write_text("D,lr,loss\n1e9,0.01,2.5\n")
+    assert list(read_table(path, {"tokens": "D"}).columns) == ["tokens", "lr", "loss"]
+    with pytest.raises(TableError, match="no column 'd'"):
+        read_table(path, {"tokens": "d"})
+    with pytest.raises(TableError, match="a column 'lr' is there already"):
+        read_table(path, {"lr": "D"})
+
+
+def test_conditions_choose_rows():
+    table = pd.DataFrame({"mup": ["with", "without"], "lr": [0.01, 0.02]})
+    assert list(where(table, "mup == 'with' and lr < 0.02").lr) == [0.01]
+    with pytest.raises(TableError, match="none of the 2 rows"):
+        where(table, "lr > 1")
+    with pytest.raises(ConfigError, match="unknown column 'mupp'"):
+        where(table, "mupp == 'with'")
+
+
+def test_losses_count_what_they_leave_out():
+    table = pd.DataFrame(
+        {
+            "lr_peak": [0.01, 0.02, 0.04, 0.04, 0.08, -1.0],
+            "loss": [2.5, 2.4, 2.6, 2.6, None, 2.5],
+            "state": ["done", "done", "done", "done", "diverged", "done"],
+            "tokens": [10] * 6,
+        }
+    )
+    assert losses(table).reasons() == {"duplicate row": 1, "diverged": 1, "learning rate not positive": 1}
+
+
+def test_text_where_numbers_belong_is_refused():
+    table = pd.DataFrame({"lr": ["big"], "loss": [1.0]})
+    with pytest.raises(TableError, match="'lr' holds no numbers but values such as 'big'"):
+        numbers(table, "lr")
+
+
+def test_tables_split_by_any_columns():
+    table = pd.DataFrame({"arm": ["b", "a", "b"], "depth": [8, 8, 8], "loss": [1.0, 2.0, 3.0]})
+    parts = [(key, list(part.loss)) for key, part in split(table, ("arm", "depth"))]
+    assert parts == [({"arm": "b", "depth": 8}, [1.0, 3.0]), ({"arm": "a", "depth": 8}, [2.0])]
+    assert np.isclose(next(split(table, ()))[1].loss.sum(), 6)
