@@ -25,8 +25,10 @@ def table(title: str = "") -> Table:
 
 def show(made: Table) -> None:
     """Print a table at its full width: a long line wraps, a number is never cut."""
+    for column in made.columns:
+        column.no_wrap = True
     widest = Measurement.get(console, console.options.update(width=10_000), made).maximum
-    console.print(made, width=max(widest, 20), soft_wrap=True)
+    Console(width=max(widest, console.width), highlight=False).print(made)
 
 
 def count(value: float) -> str:
