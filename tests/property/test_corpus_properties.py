@@ -36,17 +36,20 @@ def test_the_sides_never_overlap_and_together_hold_every_document(texts: list[st
     assert sorted(train + held_out) == sorted(each.encode() for each in texts)
 
 
+@settings(deadline=None)
 @given(content=st.binary(), low=st.floats(0.01, 0.5), more=st.floats(0, 0.49))
 def test_a_larger_share_keeps_what_was_held_out(content: bytes, low: float, more: float):
     if side_of(content, low) == "validation":
         assert side_of(content, low + more) == "validation"
 
 
+@settings(deadline=None, max_examples=50)
 @given(length=st.integers(1, 3000), key=st.integers(0, 2**62 - 1))
 def test_a_shuffle_is_a_permutation(length: int, key: int):
     assert sorted(shuffled(np.arange(length), length, key).tolist()) == list(range(length))
 
 
+@settings(deadline=None, max_examples=50)
 @given(length=st.integers(1, 2**60), key=st.integers(0, 2**62 - 1), data=st.data())
 def test_a_shuffle_of_any_length_answers_for_single_positions(length: int, key: int, data: st.DataObject):
     positions = data.draw(st.lists(st.integers(0, length - 1), min_size=1, max_size=20, unique=True))

@@ -126,7 +126,7 @@ def test_one_part_alone_imports_the_library(name, home):
 
 
 def test_light_modules_import_only_light_modules_and_no_torch():
-    found = [found for module in LIGHT for found in imports(module)]
+    found = [found for found in of("model") if part(found.module) in LIGHT]
     assert [str(f) for f in found if library(f.name) in ("torch", "kernels", "sweeper")] == []
     assert [str(f) for f in found if library(f.name) == "model" and part(f.name) not in LIGHT] == []
 

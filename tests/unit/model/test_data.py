@@ -103,10 +103,11 @@ def test_rows_outside_the_batch_are_refused(config: DataConfig):
         open_data(config, MODEL, seed=1).batch(0, 8, 8, 9)
 
 
-def test_a_vocabulary_below_the_bytes_is_refused():
+def test_a_vocabulary_below_the_bytes_is_refused(tmp_path: Path):
+    (tmp_path / "a.txt").write_text("a text")
     model = ModelConfig(width=64, depth=2, head_size=32, kv_heads=1, vocab=128, context=CONTEXT)
     with pytest.raises(ValueError, match=r"ids up to 255, but model.vocab is 128; set model.vocab=256"):
-        open_data(DataConfig(), model, seed=1)
+        open_data(DataConfig(source="text", path=str(tmp_path)), model, seed=1)
 
 
 def test_a_token_beyond_the_vocabulary_that_sampling_missed_is_found_in_its_batch(tmp_path: Path):
