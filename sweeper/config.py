@@ -5,12 +5,13 @@ sentence of ours with the file and line, or the override, that it comes from.
 """
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import yaml
 from hydra import compose, initialize_config_dir
@@ -75,27 +76,24 @@ def load_sweep(name: str, overrides: Sequence[str] = ()) -> Sweep:
                 f"override {override.text!r}: {override.path} are written in the sweep file, {_shown(file)}"
             )
     with _composer(file) as composed:
-        raw = composed(()).values
-        scales, arms = (_named_overrides(raw.get(key, {}), key, _shown(file)) for key in ("scales", "arms"))
-        scale = next((o.value for o in reversed(given) if o.path == "scale"), raw.get("scale", ""))
+        plain = composed(())
+        scales, arms = (_named_overrides(plain.values.get(key), key, _shown(file)) for key in ("scales", "arms"))
+        scale = next((o.value for o in reversed(given) if o.path == "scale"), plain.values.get("scale", ""))
         common = _scale_overrides(scale, scales, label)
-        sources = [composed((*common, *given))]
-        sources += [composed((*common, *_each(texts, f"arm {arm}"), *given)) for arm, texts in arms.items()]
-    head, *variants = sources
-    fingerprints: dict[tuple[DataConfig, int], DataConfig] = {}
-    built = [
-        _arm(arm, source, fingerprints) for arm, source in zip(arms or (SINGLE_ARM,), variants or [head], strict=True)
-    ]
-    return Sweep(
-        name=label,
-        title=convert(str, head.values.get("title", ""), "title", place=head.place),
-        arms=tuple(arm for arm, _ in built),
-        cluster=build(Cluster, head.values.get("cluster", {}), "cluster", place=head.place),
-        execution=build(Execution, head.values.get("execution", {}), "execution", place=head.place),
-        question=build(Question, head.values.get("question", {}), "question", place=head.place),
-        resolved=OmegaConf.to_yaml(OmegaConf.create(dict(head.values))),
-        notes=tuple(dict.fromkeys(note for _, notes in built for note in notes)),
-    )
+        head = composed((*common, *given)) if common or given else plain
+        sources = {arm: composed((*common, *_each(texts, f"arm {arm}"), *given)) for arm, texts in arms.items()}
+        fingerprints: dict[tuple[DataConfig, int], DataConfig] = {}
+        built = [_arm(arm, source, fingerprints) for arm, source in (sources or {SINGLE_ARM: head}).items()]
+        return Sweep(
+            name=label,
+            title=convert(str, head.values.get("title", ""), "title", place=head.place),
+            arms=tuple(arm for arm, _ in built),
+            cluster=build(Cluster, head.values.get("cluster") or {}, "cluster", place=head.place),
+            execution=build(Execution, head.values.get("execution") or {}, "execution", place=head.place),
+            question=build(Question, head.values.get("question") or {}, "question", place=head.place),
+            resolved=OmegaConf.to_yaml(OmegaConf.create(dict(head.values))),
+            notes=tuple(dict.fromkeys(note for _, notes in built for note in notes)),
+        )
 
 
 def sweep_names() -> tuple[str, ...]:
@@ -222,12 +220,10 @@ def _parse(text: str, source: str) -> _Override:
 
 
 def _setting_or_group(key: str, place: str, override: Callable[..., _Override]) -> _Override:
-    try:
-        target = leaf(key, place)
-    except ConfigError:
-        if key in _groups([folder for folder in (Path("conf"), shipped("conf")) if folder.is_dir()]):
-            return override("other", key)
-        raise
+    groups = _groups([folder for folder in (Path("conf"), shipped("conf")) if folder.is_dir()])
+    if key in groups:
+        return override("other", key)
+    target = leaf(key, place, [*_OTHER, *groups, *GRID_KEYS, "scale"])
     return override("setting", target.path, target.kind)
 
 
@@ -270,6 +266,8 @@ def _each(texts: Iterable[str], source: str) -> tuple[_Override, ...]:
 
 def _named_overrides(values: Any, key: str, where: str) -> dict[str, tuple[str, ...]]:
     """The `scales` or `arms` of a sweep file."""
+    if values is None:
+        return {}
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where}: {key} maps names to lists of overrides, got {values!r}")
     return {
@@ -297,8 +295,8 @@ class _Source:
 
     values: Mapping[str, Any]
     overrides: tuple[_Override, ...]
-    files: tuple[tuple[Path, str], ...]
-    """Every file with the path that its content is mounted at, the sweep's own last."""
+    files: Callable[[], Sequence[tuple[Path, str]]]
+    """Every file with the path that its content is mounted at, the sweep's own last; for errors only, Hydra is slow."""
 
     def place(self, path: str) -> str:
         """`sweeps/quickstart.yaml:12: lr`, or the override that set it; of a whole section, all that shaped it."""
@@ -306,13 +304,14 @@ class _Source:
         if exact:
             return exact[-1].place
         inside = [o.place for o in self.overrides if o.path.startswith(f"{path}.") or path == "seed" == o.path]
-        found = [(file, line) for file, mount in self.files if (line := _line_of(file, mount, path)) is not None]
         if inside:
-            return f"{path} ({' and '.join([*(_shown(file) for file, _ in found[-1:]), *inside])})"
+            return f"{path} with {' and '.join(inside)}"
+        files = self.files()
+        found = [(file, line) for file, mount in files if (line := _line_of(file, mount, path)) is not None]
         if found:
             file, line = found[-1]
             return f"{_shown(file)}:{line}: {path}"
-        return f"{_shown(self.files[-1][0])}: {path}"
+        return f"{_shown(files[-1][0])}: {path}"
 
 
 _Composed = Callable[[tuple[_Override, ...]], _Source]
@@ -325,34 +324,36 @@ def _composer(file: Path) -> Iterator[_Composed]:
     groups = _groups(folders)
     paths = ",".join(_quoted(f"file://{folder}") for folder in folders[1:])
     search = f"hydra.searchpath=[{paths}]"
-    with _one_sentence(file), initialize_config_dir(version_base="1.3", config_dir=str(file.parent)):
-        loader = GlobalHydra.instance().config_loader()
-        chosen = {d.override_key for d in loader.compute_defaults_list(file.stem, [search], RunMode.RUN).defaults}
+    with initialize_config_dir(version_base="1.3", config_dir=str(file.parent)):
+        chosen: set[str] = set()
 
         def composed(overrides: tuple[_Override, ...]) -> _Source:
             texts = [search, *(text for override in overrides for text in _for_hydra(override, groups, chosen))]
-            values = OmegaConf.to_container(compose(config_name=file.stem, overrides=texts), resolve=True)
-            defaults = loader.compute_defaults_list(file.stem, texts, RunMode.RUN).defaults
-            files = [
-                (candidate, each.package or "")
-                for each in defaults
-                if each.config_path and (candidate := _first_file(folders, each.config_path))
-            ]
-            if not isinstance(values, dict):
-                raise ConfigError(f"{_shown(file)}: a sweep is a mapping of settings, got {values!r}")
+            with _one_sentence(file):
+                config = compose(config_name=file.stem, overrides=texts, return_hydra_config=True)
+                chosen.update(config.hydra.runtime.choices)
+                OmegaConf.set_struct(config, False)
+                del config["hydra"]
+                values = OmegaConf.to_container(config, resolve=True)
             source = _Source(
-                values={str(key): value for key, value in values.items()},
+                values={str(key): value for key, value in cast(dict[Any, Any], values).items()},
                 overrides=overrides,
-                files=(*(each for each in files if each[0] != file), (file, "")),
+                files=lambda: _files(file, folders, texts),
             )
             for key in source.values:
                 if key not in SWEEP_KEYS:
-                    raise ConfigError(
-                        f"{source.place(key)}: a sweep has no key {key!r}; {did_you_mean(key, SWEEP_KEYS)}"
-                    )
+                    hint = did_you_mean(key, SWEEP_KEYS)
+                    raise ConfigError(f"{source.place(key)}: a sweep has no key {key!r}; {hint}")
             return source
 
         yield composed
+
+
+def _files(file: Path, folders: Sequence[Path], overrides: list[str]) -> list[tuple[Path, str]]:
+    loader = GlobalHydra.instance().config_loader()
+    defaults = loader.compute_defaults_list(file.stem, overrides, RunMode.RUN).defaults
+    found = ((_first_file(folders, each.config_path or ""), each.package or "") for each in defaults)
+    return [*((path, mount) for path, mount in found if path and path != file), (file, "")]
 
 
 def _first_file(folders: Iterable[Path], config: str) -> Path | None:
@@ -393,16 +394,14 @@ def _setting(override: _Override) -> str:
         return text
     if override.type in (int, float, bool):
         value = compile_expression(text, override.place)
+        label = leaf(override.path, "").label if override.path in _LEAF_PATHS else override.path
         if value.names:
-            raise ConfigError(
-                f"{override.place}: expected a plain value, but {text!r} reads {', '.join(sorted(value.names))}; "
-                f"write derive.{override.path}={text}"
-            )
+            if value.names & ({"params", "predicted_lr", "steps", "flops"} | _LEAF_NAMES) and label in _LEAF_NAMES:
+                raise ConfigError(f"{override.place}: a setting reads no other values; write derive.{label}={text}")
+            convert(override.type, text, override.place)
         number = value({})
         if isinstance(number, list):
-            raise ConfigError(
-                f"{override.place}: one value is expected; several are an axis, 'axes.{override.path}={text}'"
-            )
+            raise ConfigError(f"{override.place}: one value is expected; several are an axis, 'axes.{label}={text}'")
         return _quoted(number) if isinstance(number, str) else repr(number).lower()
     if getattr(override.type, "__origin__", None) is tuple:
         return text
@@ -427,10 +426,8 @@ def _one_sentence(file: Path) -> Iterator[None]:
     except MissingConfigException as error:
         group, _, option = (error.missing_cfg_file or "").rpartition("/")
         groups = _groups(_group_folders(file))
-        known = groups.get(group, groups)
-        raise ConfigError(
-            f"{_shown(file)}: its defaults name {group}: {option}, which no conf/ has; {did_you_mean(option, known)}"
-        ) from error
+        hint = did_you_mean(option, groups[group]) if group in groups else did_you_mean(group, groups)
+        raise ConfigError(f"{_shown(file)}: its defaults name {group}: {option}, which no conf/ has; {hint}") from error
     except OverrideParseException as error:
         reason = _first_line(error)
         raise ConfigError(f"override {error.override!r}: cannot be read ({reason}); quote the value") from error
@@ -497,7 +494,7 @@ def _base(source: _Source) -> tuple[Base, frozenset[str]]:
             values[name] = build(kind, values.get(name) or {}, name, place=source.place)  # type: ignore[arg-type]
     base = build(Base, values, "", place=source.place)
     for name in ("lr", "tokens", "batch_tokens"):
-        if not getattr(base, name) > 0:
+        if not 0 < getattr(base, name) < math.inf:
             raise ConfigError(f"{source.place(name)}: {name} must be positive, got {getattr(base, name)}")
     return base, unset
 
@@ -608,53 +605,64 @@ def _edited(grid: _GridValues, source: _Source) -> tuple[_GridValues, list[str]]
             last[override.path] = ("pin", override)
         elif override.kind == "grid" and rest:
             last[rest] = (head, override)
+        elif override.kind == "grid" and head in ("axes", "derive", "zip"):
+            entries = {"axes": (grid.axes,), "derive": (grid.derive,), "zip": grid.zip}[head]
+            last |= {path: (head, override) for group in entries for path in group}
         elif override.kind == "removal":
             last[rest or head] = (f"remove {head}", override)
     notes: list[str] = []
     for path, (action, override) in last.items():
-        grid = _applied(grid, path, action, override, source, notes)
+        if path in GRID_KEYS:
+            empty: dict[str, Any] = {"repeat": 1, "axes": {}, "derive": {}}
+            grid = dataclasses.replace(grid, **{path: empty.get(path, ())})
+            continue
+        target = leaf(path, override.place)
+        if action.startswith("remove") and path not in (grid.axes if action == "remove axes" else grid.derive):
+            raise ConfigError(f"{override.place}: the sweep has no {override.path}; leave it out")
+        grid = _without(grid, target, action, override, notes)
     return grid, notes
 
 
-def _applied(
-    grid: _GridValues, path: str, action: str, override: _Override, source: _Source, notes: list[str]
+def _without(
+    grid: _GridValues, target: Leaf, action: str, override: _Override, notes: list[str], branch: bool = False
 ) -> _GridValues:
-    if path in GRID_KEYS:
-        empty: dict[str, Any] = {"repeat": 1, "axes": {}, "derive": {}}
-        return dataclasses.replace(grid, **{path: empty.get(path, ())})
-    target = leaf(path, override.place)
-    touched = set(target.writes)
+    """The grid without the entries that the override of `target` takes the place of.
 
-    def others(entries: Mapping[str, tuple[Leaf, Any]], part: str) -> dict[str, tuple[Leaf, Any]]:
+    `action` is the part that the override set (`axes`, `derive`, `zip`), `pin` for a setting, or `remove <part>`.
+    """
+
+    def rest(entries: Mapping[str, tuple[Leaf, Any]], part: str) -> dict[str, tuple[Leaf, Any]]:
         kept = {}
-        for key, (other, value) in entries.items():
-            if not touched & set(other.writes) or action in (part, "zip"):
-                kept[key] = (other, value)
+        for path, (other, value) in entries.items():
+            text = _text(value)
+            same = bool(set(target.writes) & set(other.writes))
+            own = action == part and not branch
+            elsewhere = action.startswith("remove") and action != f"remove {part}"
+            if not same or own or elsewhere:
+                kept[path] = (other, value)
+            elif action == "pin" and part == "derive" and _reads_its_base(target, text, override):
+                kept[path] = (other, value)
             elif action == "pin":
-                if part == "derive" and reads_its_base(target.path, check_derived(_text(value), override.place)):
-                    kept[key] = (other, value)
-                else:
-                    notes.append(f"{override.place} pins {target.label}: its {part} {_text(value)} are left out")
-            elif action.startswith("remove"):
-                if action != f"remove {part}":
-                    kept[key] = (other, value)
-            else:
-                notes.append(f"{override.place} takes the place of {part}.{other.label} = {_text(value)}")
+                notes.append(f"{override.place} pins {target.label}; the sweep's {text} is left out")
+            elif not action.startswith("remove"):
+                notes.append(f"{override.place} takes the place of {part}.{other.label} = {text}")
         return kept
 
-    axes, derive = others(grid.axes, "axes"), others(grid.derive, "derive")
-    if action.startswith("remove") and (len(axes), len(derive)) == (len(grid.axes), len(grid.derive)):
-        raise ConfigError(f"{override.place}: the sweep has no {action.partition(' ')[2]}.{target.label}; leave it out")
     return dataclasses.replace(
         grid,
-        axes=axes,
-        derive=derive,
-        zip=tuple(group for each in grid.zip if (group := others(each, "zip"))),
-        union=tuple(_applied(branch, path, action, override, source, notes) for branch in grid.union),
+        axes=rest(grid.axes, "axes"),
+        derive=rest(grid.derive, "derive"),
+        zip=tuple(group for each in grid.zip if (group := rest(each, "zip"))),
+        union=tuple(_without(each, target, action, override, notes, branch=True) for each in grid.union),
     )
 
 
+def _reads_its_base(target: Leaf, text: str, override: _Override) -> bool:
+    return reads_its_base(target.path, check_derived(text, override.place))
+
+
 _LEAF_PATHS = frozenset(target.path for target in leaves())
+_LEAF_NAMES = frozenset(target.label for target in leaves()) | _LEAF_PATHS
 
 
 def _text(value: Any) -> str:
@@ -692,8 +700,8 @@ def _grid(grid: _GridValues, base: Base, unset: frozenset[str], source: _Source)
     for text in grid.where:
         check_derived(text, source.place(at("where")))
     count = grid.repeat
-    if isinstance(count, str):
-        count = compile_expression(count, source.place(at("repeat")))({})
+    if isinstance(count, str) and not (counted := compile_expression(count, source.place(at("repeat")))).names:
+        count = counted({})
     count = convert(int, count, at("repeat"), place=source.place)
     if count < 1:
         raise ConfigError(f"{source.place(at('repeat'))}: repeat must be at least 1, got {count}")

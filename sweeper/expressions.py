@@ -53,9 +53,8 @@ class Expression:
             return self.closure(values)
         except KeyError as error:
             name = str(error.args[0])
-            raise ConfigError(
-                f"{self.where}: unknown name {name!r} in {_short(self.text)!r}; {did_you_mean(name, map(str, values))}"
-            ) from error
+            hint = did_you_mean(name, map(str, values)) if values else "only numbers stand here"
+            raise ConfigError(f"{self.where}: unknown name {name!r} in {_short(self.text)!r}; {hint}") from error
         except ZeroDivisionError as error:
             raise ConfigError(f"{self.where}: division by zero in {_short(self.text)!r}") from error
         except (TypeError, ValueError, OverflowError) as error:

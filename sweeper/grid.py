@@ -84,10 +84,11 @@ def lay_out(sweep: Sweep) -> Expansion:
     return Expansion(specs=tuple(runs.values()), constrained=cells - kept, duplicates=kept - len(runs))
 
 
-def leaf(name: str, where: str) -> Leaf:
+def leaf(name: str, where: str, others: Iterable[str] = ()) -> Leaf:
     """The leaf that `name` means: `model.width`, or `width` where no other leaf is called so.
 
-    A sweep's own keys (`lr`, `tokens`) come first, then the model's (`depth`), then any other unique name.
+    A sweep's own keys (`lr`, `tokens`) come first, then the model's (`depth`), then any other unique name. `others`
+    are further names that may have been meant.
 
     Raises:
         ConfigError: A name without a leaf, or with several.
@@ -105,7 +106,7 @@ def leaf(name: str, where: str) -> Leaf:
         )
     if name in _SHARED:
         raise ConfigError(f"{where}: {name!r} may be {' or '.join(_SHARED[name])}; write one of them in full")
-    raise ConfigError(f"{where}: no setting {name!r}; {did_you_mean(name, _NAMES)}")
+    raise ConfigError(f"{where}: no setting {name!r}; {did_you_mean(name, [*_NAMES, *others])}")
 
 
 def leaves() -> tuple[Leaf, ...]:
@@ -272,9 +273,8 @@ def _written(grid: Grid, where: str) -> list[Leaf]:
             taken = [other for path, other in places.items() if set(target.writes) & set(_NAMES[path].writes)]
             if taken:
                 other, place = taken[0]
-                raise ConfigError(
-                    f"{where}: {other.label!r} stands in {place} and {target.label!r} in {part}; keep one of them"
-                )
+                both = target.label if target == other else f"{other.label} and {target.label}"
+                raise ConfigError(f"{where}: {both} stands in {place} and in {part}; keep one of them")
             places[target.path] = (target, part)
     written = [target for target, _ in places.values()]
     if grid.repeat > 1 and not any(set(target.writes) & set(_NAMES["seed"].writes) for target in written):
