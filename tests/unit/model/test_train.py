@@ -370,15 +370,15 @@ def test_training_leaves_the_settings_of_torch_as_they_were(tmp_path):
 
 def test_a_model_of_a_known_source_approaches_its_entropy_rate_and_never_beats_it(tmp_path):
     config = small(
-        steps=250,
+        steps=180,
         model=ModelConfig(width=32, depth=1, head_size=16, kv_heads=2, vocab=8, context=64),
-        tokens=250 * 1024,
+        tokens=180 * 1024,
         batch_tokens=1024,
-        evaluation=EvaluationConfig(sequences=400, every=50),
+        evaluation=EvaluationConfig(sequences=400, every=60),
     )
     floor = entropy_rate(config.data, config.model.vocab)
-    _, rows = run(tmp_path, config, log_every=50)
+    _, rows = run(tmp_path, config, log_every=60)
     validations = [row["val/loss"] for row in rows if "val/loss" in row]
     # 0.015: three standard errors of a mean over 25,600 tokens whose losses spread by about 0.8 nats.
     assert min(validations) > floor - 0.015
-    assert validations[-1] < floor + 0.02
+    assert validations[-1] < floor + 0.04 < validations[0]
