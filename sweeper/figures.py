@@ -61,8 +61,12 @@ STYLE: dict[str, object] = {
     "svg.fonttype": "none",
 }
 
-FIGURES = ("lr", "law", "flops")
-"""What `plot_question` can draw."""
+FIGURES: Mapping[str, str] = {
+    "lr": "loss against learning rate, per group",
+    "law": "optimal learning rate against the axis of its law",
+    "flops": "best loss against compute",
+}
+"""What `plot` can draw, by the name that a question uses."""
 
 NAMES: Mapping[str, str] = {
     "lr": "base learning rate $\\eta_0$",
@@ -75,8 +79,10 @@ NAMES: Mapping[str, str] = {
 }
 
 
-def plot_question(table: Table, question: Question, report: FitReport, *, lr: str = "") -> dict[str, Figure]:
-    """The figures that a question names (`lr`, `law`, `flops`), by name; those without data for them are left out.
+def plot_question(
+    table: Table, question: Question, report: FitReport, *, lr: str = "", loss: str = "loss"
+) -> dict[str, Figure]:
+    """The figures that a question names, by their names in `FIGURES`; those without data for them are left out.
 
     Raises:
         FitError: None of them has anything to show.
@@ -86,16 +92,16 @@ def plot_question(table: Table, question: Question, report: FitReport, *, lr: st
     by = tuple(report.optima[0].group) if report.optima else ()
     per = tuple(name for name in by if name not in question.by)
     if "lr" in question.figures and report.optima:
-        drawn["lr"] = plot_lr_sweep(losses(table, by, lr=rate), report.optima, per=per, lr_name=rate)
-    laws = tuple(law for law in report.laws if not report.optima or law.x in question.by)
-    if "law" in question.figures and laws and report.optima:
-        reference = HYPERP_TOKENS if laws[0].x == "tokens" else None
-        drawn["law"] = plot_law(report.optima, laws, reference=reference)
-    curve_names = {"flops"} & set(question.figures)
-    if curve_names and report.curves:
+        drawn["lr"] = plot_lr_sweep(losses(table, by, lr=rate, loss=loss), report.optima, per=per, lr_name=rate)
+    laws = tuple(law for law in report.laws if law.x in by)
+    if "law" in question.figures and laws:
+        first = tuple(law for law in laws if (law.x, law.y) == (laws[0].x, laws[0].y))
+        drawn["law"] = plot_law(report.optima, first, reference=HYPERP_TOKENS if first[0].x == "tokens" else None)
+    if "flops" in question.figures and report.curves:
         x, y = report.curves[0].x, report.curves[0].y
         points = curve_points(table, x, y, tuple(report.curves[0].per))
-        drawn["flops"] = plot_flops(points, report.curves, runs=(numbers(table, x), numbers(table, y)))
+        same = tuple(curve for curve in report.curves if (curve.x, curve.y) == (x, y))
+        drawn["flops"] = plot_flops(points, same, runs=(numbers(table, x), numbers(table, y)))
     if not drawn:
         raise FitError(f"no data for the figures {', '.join(question.figures)}; run more of the sweep, or name others")
     return drawn

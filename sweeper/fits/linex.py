@@ -105,7 +105,7 @@ def g(t: FloatArray, skew: float) -> FloatArray:
     """g(t) = 2(e^{st} − 1 − st)/s², which is t² for small s·t."""
     st = np.clip(skew * t, -60, 60)
     near = np.abs(st) < 1e-3
-    full = 2 * (np.expm1(st) - st) / (skew**2 if skew else 1.0)
+    full = 2 * (np.expm1(st) - st) / max(skew**2, 1e-12)  # so small a skew is never taken from here
     return np.asarray(np.where(near, t**2 * (1 + st / 3), full), dtype=np.float64)
 
 

@@ -164,7 +164,7 @@ def _solve(x: FloatArray, y: FloatArray) -> LossCurve:
             A = max(0.0, float(basis @ (y - E)) / float(basis @ basis))
         return A, E, float(np.sum((A * basis + E - y) ** 2))
 
-    tried = np.geomspace(*B_RANGE, 200)
+    tried = np.geomspace(*B_RANGE, 60)
     best = int(np.argmin([linear(float(b))[2] for b in tried]))
     near = (math.log(tried[max(best - 1, 0)]), math.log(tried[min(best + 1, len(tried) - 1)]))
     b = math.exp(minimize_scalar(lambda t: linear(math.exp(t))[2], bounds=near, method="bounded").x)

@@ -127,8 +127,13 @@ def make_losses(
 def groups(losses: Losses, by: tuple[str, ...]) -> Iterator[tuple[dict[str, Key], Losses]]:
     """The runs of each combination of values of the columns `by`, in ascending order; one group when `by` is empty.
 
-    Groups whose runs are all left out are there too: a question is answered with a status, never with silence.
+    Groups whose runs are all left out are there too: a question is answered with a status, never with silence. A run
+    that misses a value of `by` belongs to no group.
     """
+    for name in by:
+        column = losses.column(name)
+        missing = column == "" if column.dtype.kind == "U" else np.isnan(column.astype(np.float64))
+        losses = losses.take(~missing) if missing.any() else losses
     if losses.lr.size == 0:
         return
     inverse = np.zeros(losses.lr.shape, dtype=np.intp)

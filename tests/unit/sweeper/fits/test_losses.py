@@ -38,6 +38,11 @@ def test_groups_come_in_order_and_cover_every_run():
     ]
 
 
+def test_a_run_without_its_group_belongs_to_none():
+    losses = make_losses([0.01, 0.02], [1, 2], covariates={"tokens": [1e9, np.nan]}, labels={"arm": ["a", "b"]})
+    assert [group for group, _ in groups(losses, ("tokens", "arm"))] == [{"tokens": 1_000_000_000, "arm": "a"}]
+
+
 def test_a_used_run_with_a_rate_of_zero_is_refused():
     with pytest.raises(FitError, match="not positive"):
         Losses(lr=np.array([0.0]), loss=np.array([2.5]), excluded=np.array([""]), covariates={}, labels={})
