@@ -440,7 +440,9 @@ def plot(
             raise SweeperError(f"--figure {name!r}: no such figure; {did_you_mean(name, FIGURES)}")
     report = fit_question(found.table, question, method=_method(method), lr=lr, loss=loss)
     folder = out or (found.folder.figures if found.folder else Path("figures") / Path(source).stem)
-    drawn = plot_question(found.table, question, report, lr=lr)
+    drawn = plot_question(found.table, question, report, lr=lr, loss=loss)
+    for name in (name for name in question.figures if name not in drawn):
+        typer.echo(f"no data for the figure {name!r}: left out", err=True)
     print_figures(path for name, made in drawn.items() for path in save_figure(made, folder, name, _names(formats)))
 
 
