@@ -1,0 +1,46 @@
+"""What the README shows works as it says."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from sweeper.config import load_sweep
+from sweeper.grid import expand
+
+README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, flags=re.DOTALL)
+(EXAMPLE,) = (text for language, text in BLOCKS if language == "yaml")
+PLANS = [
+    shlex.split(line.removeprefix("$ "), comments=True)[2:]
+    for language, text in BLOCKS
+    if language == ""
+    for line in text.splitlines()
+    if line.removeprefix("$ ").startswith("sweeper plan") and "optimzer" not in line
+]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """A folder with the README's sweep in it, as the reader's working directory."""
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps" / "shape.yaml").write_text(EXAMPLE)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("words", PLANS, ids=" ".join)
+def test_every_plan_of_the_readme_has_runs(words):
+    name, *overrides = (word for word in words if not word.startswith("--"))
+    assert len(expand(load_sweep(name, overrides))) > 0
+
+
+def test_the_example_has_the_runs_that_the_readme_counts():
+    counted = re.search(r"`sweeper plan shape` shows its (\d+) runs", README)
+    assert counted is not None
+    assert len(expand(load_sweep("shape"))) == int(counted[1])
+
+
+def test_every_link_to_a_file_leads_somewhere():
+    root = Path(__file__).resolve().parents[2]
+    assert [name for name in re.findall(r"\]\(([\w./-]+)\)", README) if not (root / name).exists()] == []
