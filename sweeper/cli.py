@@ -3,7 +3,7 @@
 import importlib.util
 import json
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,10 +14,6 @@ from sweeper.errors import DataError, SweeperError
 
 if TYPE_CHECKING:
     from sweeper.fits.optimum import Method
-    from sweeper.laws.transfer import Transfer
-    from sweeper.records import SweepFolder
-    from sweeper.spec import Question, RunSpec, Sweep
-    from sweeper.table import Table
 
 app = typer.Typer(
     name="sweeper",
@@ -87,16 +83,6 @@ def check_packages() -> None:
             )
 
 
-def open_sweep(name: str, overrides: list[str] | None, runs: Path) -> "tuple[Sweep, tuple[RunSpec, ...], SweepFolder]":
-    """A sweep with its cells and its folder."""
-    from sweeper.config import load_sweep
-    from sweeper.grid import expand
-    from sweeper.records import SweepFolder
-
-    sweep = load_sweep(name, overrides or [])
-    return sweep, expand(sweep), SweepFolder(runs, sweep.name)
-
-
 @app.command()
 def plan(
     name: SweepName,
@@ -114,14 +100,15 @@ def plan(
     """
     from sweeper.launch import check_data, plan_sweep
     from sweeper.plan import plan_json
+    from sweeper.sources import open_sweep
     from sweeper.terminal.plan import print_plan
 
-    sweep, specs, folder = open_sweep(name, overrides, runs)
+    sweep, specs, folder = open_sweep(name, overrides or [], runs)
     planned = plan_sweep(sweep, specs, folder)
     if as_json:
         typer.echo(json.dumps(plan_json(planned)))
     else:
-        print_plan(planned, sweep.title, check_data(specs), rows=rows)
+        print_plan(planned, sweep.title, (*sweep.notes, *check_data(specs)), rows=rows)
     if budget is not None and planned.totals.gpu_hours_left > budget:
         typer.echo(
             f"over budget: {planned.totals.gpu_hours_left:.4g} {planned.device}-hours left to run, {budget:g} at hand",
@@ -143,13 +130,14 @@ def launch(
     Example: sweeper launch quickstart
     """
     from sweeper.launch import launch as launch_sweep
+    from sweeper.sources import collect_sweep, open_sweep
     from sweeper.terminal.launch import Progress, print_launch
 
     if dry_run or budget is not None:
         plan(name, overrides, runs, budget=budget)
     if dry_run:
         return
-    sweep, specs, folder = open_sweep(name, overrides, runs)
+    sweep, specs, folder = open_sweep(name, overrides or [], runs)
     with Progress(sweep.name) as progress:
         result = launch_sweep(sweep, specs, folder, progress.show)
     collected = collect_sweep(specs, folder)
@@ -160,14 +148,6 @@ def launch(
         raise typer.Exit(3)
 
 
-def collect_sweep(specs: "tuple[RunSpec, ...]", folder: "SweepFolder") -> Path:
-    """Write `results.csv` and `results.parquet` of the cells that have a record; returns the CSV's path."""
-    from sweeper.records import read_records
-    from sweeper.table import results, write_results
-
-    return write_results(results(read_records(folder).values(), specs), folder.path)
-
-
 @app.command()
 def collect(name: SweepName, overrides: Overrides = None, runs: RunsFolder = Path("runs")) -> None:
     """Gather the records of a sweep into results.csv and results.parquet.
@@ -175,9 +155,10 @@ def collect(name: SweepName, overrides: Overrides = None, runs: RunsFolder = Pat
     Example: sweeper collect quickstart
     """
     from sweeper.records import read_records
+    from sweeper.sources import collect_sweep, open_sweep
     from sweeper.status import count_states
 
-    _, specs, folder = open_sweep(name, overrides, runs)
+    _, specs, folder = open_sweep(name, overrides or [], runs)
     records = read_records(folder)
     wanted = {spec.run_id for spec in specs}
     typer.echo(str(collect_sweep(specs, folder)))
@@ -189,94 +170,8 @@ def collect(name: SweepName, overrides: Overrides = None, runs: RunsFolder = Pat
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Analysed:
-    """A table with the question to it, wherever it came from."""
-
-    title: str
-    table: "Table"
-    question: "Question"
-    transfer: "Transfer"
-    folder: "SweepFolder | None"
-    """None for a file."""
-    sweep: "Sweep | None"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """What was typed about columns and fits; empty values leave the question of the sweep as it is."""
-
-    lr: str = ""
-    loss: str = "loss"
-    mapping: tuple[str, ...] = ()
-    by: str = ""
-    per: str = ""
-    laws: tuple[str, ...] = ()
-    curves: tuple[str, ...] = ()
-    baseline: str = ""
-    where: str = ""
-
-
-def open_source(source: str, overrides: list[str] | None, runs: Path, asked: Asked) -> Analysed:
-    """The results of a sweep, or a file, with the question to them."""
-    from sweeper import analysis, table
-    from sweeper.laws.transfer import Transfer
-
-    if not is_table(source):
-        if asked.mapping:
-            raise SweeperError("--map renames columns of a file, but the source is a sweep; leave it out")
-        from sweeper.records import read_records
-
-        sweep, specs, folder = open_sweep(source, overrides, runs)
-        rows = table.results(read_records(folder).values(), specs)
-        rows = table.where(rows, asked.where) if asked.where else rows
-        question, transfer = _asked_of(sweep.question, asked), sweep.arms[0].base.transfer
-        return Analysed(title=sweep.name, table=rows, question=question, transfer=transfer, folder=folder, sweep=sweep)
-    if overrides:
-        raise SweeperError(f"overrides such as {overrides[0]!r} belong to a sweep, but {source} is a file; use --where")
-    rows = table.read_table(Path(source), _mapping(asked.mapping))
-    rows = table.where(rows, asked.where) if asked.where else rows
-    question = analysis.file_question(
-        rows,
-        by=_names(asked.by),
-        per=_names(asked.per),
-        laws=asked.laws,
-        curves=asked.curves,
-        baseline=asked.baseline,
-        lr=asked.lr,
-    )
-    return Analysed(title=source, table=rows, question=question, transfer=Transfer(), folder=None, sweep=None)
-
-
-def is_table(source: str) -> bool:
-    """Whether a source is a file of results rather than a sweep."""
-    return source.removesuffix(".gz").endswith((".csv", ".tsv", ".jsonl", ".parquet"))
-
-
-def _asked_of(question: "Question", asked: Asked) -> "Question":
-    """A sweep's question with what was typed in its place."""
-    typed = {
-        "by": _names(asked.by),
-        "per": _names(asked.per),
-        "laws": asked.laws,
-        "curves": asked.curves,
-        "baseline": asked.baseline,
-    }
-    return replace(question, **{name: value for name, value in typed.items() if value})  # type: ignore[arg-type]
-
-
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
-def _mapping(pairs: tuple[str, ...]) -> dict[str, str]:
-    found = {}
-    for pair in pairs:
-        ours, equals, theirs = pair.partition("=")
-        if not (ours and equals and theirs):
-            raise SweeperError(f"--map {pair!r}: expected our name, an equals sign and the file's, such as tokens=D")
-        found[ours] = theirs
-    return found
 
 
 def _method(name: str) -> "Method":
@@ -310,20 +205,21 @@ def fit(
     """
     from sweeper.analysis import fit_question
     from sweeper.records import write_json
+    from sweeper.sources import Asked, open_source
     from sweeper.typed import plain
 
     asked = Asked(
         lr=lr,
         loss=loss,
         mapping=tuple(map_ or ()),
-        by=by,
-        per=per,
+        by=_names(by),
+        per=_names(per),
         laws=tuple(law or ()),
         curves=tuple(curve or ()),
         baseline=baseline,
         where=where,
     )
-    found = open_source(source, overrides, runs, asked)
+    found = open_source(source, overrides or [], runs, asked)
     report = fit_question(found.table, found.question, method=_method(method), lr=lr, loss=loss)
     if found.folder is not None:
         write_json(found.folder.fits / "fit.json", report)
@@ -358,10 +254,11 @@ def predict(
     Example: sweeper predict quickstart --tokens 4e6 --depth 4
     """
     from sweeper.analysis import predict_question
+    from sweeper.sources import Asked, base_over_peak, open_source
     from sweeper.typed import plain
 
-    asked = Asked(lr=lr, loss=loss, mapping=tuple(map_ or ()), by=by, per=per, where=where)
-    found = open_source(source, overrides, runs, asked)
+    asked = Asked(lr=lr, loss=loss, mapping=tuple(map_ or ()), by=_names(by), per=_names(per), where=where)
+    found = open_source(source, overrides or [], runs, asked)
     given = {"tokens": tokens, "depth": depth, "width": width, "batch_tokens": batch_tokens}
     target = {name: float(value) for name, value in given.items() if value is not None}
     if not target:
@@ -374,24 +271,7 @@ def predict(
         return
     from sweeper.terminal.fit import print_predictions
 
-    print_predictions(predictions, _base_over_peak(found, target))
-
-
-def _base_over_peak(found: Analysed, target: dict[str, float]) -> float:
-    """What turns a peak rate at the target into the base rate η₀ of the sweep's own transfer rule."""
-    from sweeper.laws.transfer import rates
-
-    if found.sweep is None:
-        return 1.0
-    base = found.sweep.arms[0].base
-    at = rates(
-        base.transfer,
-        lr=1.0,
-        depth=round(target.get("depth", base.model.depth)),
-        tokens=target.get("tokens", base.tokens),
-        batch_tokens=target.get("batch_tokens", base.batch_tokens),
-    )
-    return 1 / at.hidden
+    print_predictions(predictions, base_over_peak(found, target))
 
 
 @app.command()
@@ -420,6 +300,7 @@ def plot(
     """
     from sweeper.analysis import fit_question
     from sweeper.figures import FIGURES, plot_question, save_figure
+    from sweeper.sources import Asked, open_source
     from sweeper.terminal.fit import print_figures
     from sweeper.typed import did_you_mean
 
@@ -427,13 +308,13 @@ def plot(
         lr=lr,
         loss=loss,
         mapping=tuple(map_ or ()),
-        by=by,
-        per=per,
+        by=_names(by),
+        per=_names(per),
         laws=tuple(law or ()),
         curves=tuple(curve or ()),
         where=where,
     )
-    found = open_source(source, overrides, runs, asked)
+    found = open_source(source, overrides or [], runs, asked)
     question = replace(found.question, figures=_names(figure)) if figure else found.question
     for name in question.figures:
         if name not in FIGURES:

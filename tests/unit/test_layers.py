@@ -15,7 +15,7 @@ ROWS = (
     "errors laws expressions typed model.config model.parameters model.shape",
     "spec records status fits model.corpus snapshot",
     "config grid plan table",
-    "scheduler worker worker_entry launch terminal figures analysis",
+    "scheduler worker worker_entry launch sources terminal figures analysis",
     "cli",
 )
 """From the bottom: a module imports only from its own row and the rows below."""

@@ -1,0 +1,129 @@
+"""What a command is about: a sweep with its cells, or a table of results with the question to it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sweeper.config import load_sweep
+from sweeper.errors import SweeperError
+from sweeper.grid import expand
+from sweeper.laws.transfer import Transfer, rates
+from sweeper.records import SweepFolder, read_records
+from sweeper.spec import Question, RunSpec, Sweep
+
+if TYPE_CHECKING:
+    from sweeper.table import Table
+
+# `sweeper.table` and `sweeper.analysis` bring pandas and scipy: only the commands that need them import them.
+
+
+def open_sweep(name: str, overrides: Sequence[str], runs: Path) -> tuple[Sweep, tuple[RunSpec, ...], SweepFolder]:
+    """A sweep with its cells and its folder."""
+    sweep = load_sweep(name, overrides)
+    return sweep, expand(sweep), SweepFolder(runs, sweep.name)
+
+
+def collect_sweep(specs: tuple[RunSpec, ...], folder: SweepFolder) -> Path:
+    """Write `results.csv` and `results.parquet` of the cells that have a record; returns the CSV's path."""
+    from sweeper.table import results, write_results
+
+    return write_results(results(read_records(folder).values(), specs), folder.path)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Analysed:
+    """A table with the question to it, wherever it came from."""
+
+    title: str
+    table: "Table"
+    question: Question
+    transfer: Transfer
+    folder: SweepFolder | None
+    """None for a file."""
+    sweep: Sweep | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What was typed about columns and fits; empty values leave the question of the sweep as it is."""
+
+    lr: str = ""
+    loss: str = "loss"
+    mapping: tuple[str, ...] = ()
+    by: tuple[str, ...] = ()
+    per: tuple[str, ...] = ()
+    laws: tuple[str, ...] = ()
+    curves: tuple[str, ...] = ()
+    baseline: str = ""
+    where: str = ""
+
+
+def open_source(source: str, overrides: Sequence[str], runs: Path, asked: Asked) -> Analysed:
+    """The results of a sweep, or a file, with the question to them."""
+    from sweeper import analysis, table
+
+    if not is_table(source):
+        if asked.mapping:
+            raise SweeperError("--map renames columns of a file, but the source is a sweep; leave it out")
+        sweep, specs, folder = open_sweep(source, overrides, runs)
+        rows = table.results(read_records(folder).values(), specs)
+        rows = table.where(rows, asked.where) if asked.where else rows
+        question, transfer = _asked_of(sweep.question, asked), sweep.arms[0].base.transfer
+        return Analysed(title=sweep.name, table=rows, question=question, transfer=transfer, folder=folder, sweep=sweep)
+    if overrides:
+        raise SweeperError(f"overrides such as {overrides[0]!r} belong to a sweep, but {source} is a file; use --where")
+    rows = table.read_table(Path(source), _mapping(asked.mapping))
+    rows = table.where(rows, asked.where) if asked.where else rows
+    question = analysis.file_question(
+        rows,
+        by=asked.by,
+        per=asked.per,
+        laws=asked.laws,
+        curves=asked.curves,
+        baseline=asked.baseline,
+        lr=asked.lr,
+    )
+    return Analysed(title=source, table=rows, question=question, transfer=Transfer(), folder=None, sweep=None)
+
+
+def is_table(source: str) -> bool:
+    """Whether a source is a file of results rather than a sweep."""
+    return source.removesuffix(".gz").endswith((".csv", ".tsv", ".jsonl", ".parquet"))
+
+
+def _asked_of(question: Question, asked: Asked) -> Question:
+    """A sweep's question with what was typed in its place."""
+    typed = {
+        "by": asked.by,
+        "per": asked.per,
+        "laws": asked.laws,
+        "curves": asked.curves,
+        "baseline": asked.baseline,
+    }
+    return replace(question, **{name: value for name, value in typed.items() if value})  # type: ignore[arg-type]
+
+
+def _mapping(pairs: tuple[str, ...]) -> dict[str, str]:
+    found = {}
+    for pair in pairs:
+        ours, equals, theirs = pair.partition("=")
+        if not (ours and equals and theirs):
+            raise SweeperError(f"--map {pair!r}: expected our name, an equals sign and the file's, such as tokens=D")
+        found[ours] = theirs
+    return found
+
+
+def base_over_peak(found: Analysed, target: dict[str, float]) -> float:
+    """What turns a peak rate at the target into the base rate η₀ of the sweep's own transfer rule."""
+    if found.sweep is None:
+        return 1.0
+    base = found.sweep.arms[0].base
+    at = rates(
+        base.transfer,
+        lr=1.0,
+        depth=round(target.get("depth", base.model.depth)),
+        tokens=target.get("tokens", base.tokens),
+        batch_tokens=target.get("batch_tokens", base.batch_tokens),
+    )
+    return 1 / at.hidden
