@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -17,7 +18,6 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -190,9 +190,7 @@ def _parse(text: str, source: str) -> _Override:
             return override("removal", f"{head}.{leaf(rest, place).path}")
         if head in GRID_KEYS and not rest:
             return override("removal", head)
-        raise ConfigError(
-            f"{place}: only parts of the grid can be removed ({', '.join(GRID_KEYS)}); set a value instead"
-        )
+        raise ConfigError(f"{place}: only the grid's {', '.join(GRID_KEYS)} can be removed; set a value instead")
     key = key.lstrip("+")
     if not equals or not key:
         raise ConfigError(f"{place}: expected key=value, such as lr=0.02 or 'axes.lr=geom(5e-3,0.16,6)'")
@@ -295,8 +293,8 @@ class _Source:
 
     values: Mapping[str, Any]
     overrides: tuple[_Override, ...]
-    files: Callable[[], Sequence[tuple[Path, str]]]
-    """Every file with the path that its content is mounted at, the sweep's own last; for errors only, Hydra is slow."""
+    files: tuple[tuple[Path, str], ...]
+    """Every file with the path that its content is mounted at, in the order in which a later one wins."""
 
     def place(self, path: str) -> str:
         """`sweeps/quickstart.yaml:12: lr`, or the override that set it; of a whole section, all that shaped it."""
@@ -306,12 +304,11 @@ class _Source:
         inside = [o.place for o in self.overrides if o.path.startswith(f"{path}.") or path == "seed" == o.path]
         if inside:
             return f"{path} with {' and '.join(inside)}"
-        files = self.files()
-        found = [(file, line) for file, mount in files if (line := _line_of(file, mount, path)) is not None]
-        if found:
-            file, line = found[-1]
-            return f"{_shown(file)}:{line}: {path}"
-        return f"{_shown(files[-1][0])}: {path}"
+        for file, mount in reversed(self.files):
+            line = _line_of(file, mount, path)
+            if line is not None:
+                return f"{_shown(file)}:{line}: {path}"
+        return f"{_shown(self.files[-1][0])}: {path}"
 
 
 _Composed = Callable[[tuple[_Override, ...]], _Source]
@@ -322,42 +319,46 @@ def _composer(file: Path) -> Iterator[_Composed]:
     """Composes the sweep of a file with overrides; Hydra's global state is as before when it closes."""
     folders = _group_folders(file)
     groups = _groups(folders)
-    paths = ",".join(_quoted(f"file://{folder}") for folder in folders[1:])
-    search = f"hydra.searchpath=[{paths}]"
-    with initialize_config_dir(version_base="1.3", config_dir=str(file.parent)):
-        chosen: set[str] = set()
+    search = f"hydra.searchpath=[{','.join(_quoted(f'file://{folder}') for folder in folders[1:])}]"
+    chosen: set[str] = set()
 
-        def composed(overrides: tuple[_Override, ...]) -> _Source:
-            texts = [search, *(text for override in overrides for text in _for_hydra(override, groups, chosen))]
-            with _one_sentence(file):
-                config = compose(config_name=file.stem, overrides=texts, return_hydra_config=True)
-                chosen.update(config.hydra.runtime.choices)
-                OmegaConf.set_struct(config, False)
-                del config["hydra"]
-                values = OmegaConf.to_container(config, resolve=True)
-            source = _Source(
-                values={str(key): value for key, value in cast(dict[Any, Any], values).items()},
-                overrides=overrides,
-                files=lambda: _files(file, folders, texts),
-            )
-            for key in source.values:
-                if key not in SWEEP_KEYS:
-                    hint = did_you_mean(key, SWEEP_KEYS)
-                    raise ConfigError(f"{source.place(key)}: a sweep has no key {key!r}; {hint}")
-            return source
+    def composed(overrides: tuple[_Override, ...]) -> _Source:
+        texts = [search, *(text for override in overrides for text in _for_hydra(override, groups, chosen))]
+        with _one_sentence(file):
+            config = compose(config_name=file.stem, overrides=texts, return_hydra_config=True)
+            choices = {str(group): str(option) for group, option in config.hydra.runtime.choices.items()}
+            OmegaConf.set_struct(config, False)
+            del config["hydra"]
+            values = OmegaConf.to_container(config, resolve=True)
+        chosen.update(choices)
+        source = _Source(
+            values={str(key): value for key, value in cast(dict[Any, Any], values).items()},
+            overrides=overrides,
+            files=_files(file, folders, choices),
+        )
+        for key in source.values:
+            if key not in SWEEP_KEYS:
+                hint = did_you_mean(key, SWEEP_KEYS)
+                raise ConfigError(f"{source.place(key)}: a sweep has no key {key!r}; {hint}")
+        return source
 
-        yield composed
-
-
-def _files(file: Path, folders: Sequence[Path], overrides: list[str]) -> list[tuple[Path, str]]:
-    loader = GlobalHydra.instance().config_loader()
-    defaults = loader.compute_defaults_list(file.stem, overrides, RunMode.RUN).defaults
-    found = ((_first_file(folders, each.config_path or ""), each.package or "") for each in defaults)
-    return [*((path, mount) for path, mount in found if path and path != file), (file, "")]
+    around = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(version_base="1.3", config_dir=str(file.parent)):
+            yield composed
+    finally:
+        GlobalHydra.instance().hydra = around
 
 
-def _first_file(folders: Iterable[Path], config: str) -> Path | None:
-    return next((file for folder in folders if (file := folder / f"{config}.yaml").is_file()), None)
+def _files(file: Path, folders: Sequence[Path], choices: Mapping[str, str]) -> tuple[tuple[Path, str], ...]:
+    """The files of the chosen options and the sweep's own, each with where its content is mounted."""
+    found = []
+    for group, option in choices.items():
+        path = next((path for folder in folders if (path := folder / group / f"{option}.yaml").is_file()), None)
+        if path:
+            found.append((path, "" if "@package _global_" in path.read_text() else group.replace("/", ".")))
+    return (*found, (file, ""))
 
 
 def _for_hydra(override: _Override, groups: Mapping[str, set[str]], chosen: set[str]) -> list[str]:
@@ -448,8 +449,13 @@ def _line_of(file: Path, mount: str, path: str) -> int | None:
         if not path.startswith(f"{mount}."):
             return None
         path = path[len(mount) + 1 :]
-    node = yaml.compose(file.read_text(), Loader=yaml.SafeLoader)
-    return _line_in(node, re.split(r"\.|\[\d+\]\.?", path.rstrip("]")))
+    return _line_in(_nodes(file.read_text()), re.split(r"\.|\[\d+\]\.?", path.rstrip("]")))
+
+
+@lru_cache(maxsize=64)
+def _nodes(text: str) -> yaml.Node | None:
+    """The tree of a YAML text, whose nodes know their lines."""
+    return yaml.compose(text, Loader=yaml.SafeLoader)
 
 
 def _line_in(node: yaml.Node | None, parts: Sequence[str]) -> int | None:
@@ -507,8 +513,8 @@ def _first_values(unset: frozenset[str], grid: Grid, source: _Source) -> dict[st
             given.setdefault(key, values[0])
         for key, _ in flat.derive:
             given.setdefault(key, 1)
-    for name in unset:
-        if name not in given:
+    for name in ("lr", "tokens", "batch_tokens"):
+        if name in unset and name not in given:
             raise ConfigError(f"{source.place(name)}: the sweep sets no {name}; add a value or an axis")
     return {name: given[name] for name in unset}
 
@@ -635,12 +641,13 @@ def _without(
         kept = {}
         for path, (other, value) in entries.items():
             text = _text(value)
-            same = bool(set(target.writes) & set(other.writes))
-            own = action == part and not branch
-            elsewhere = action.startswith("remove") and action != f"remove {part}"
-            if not same or own or elsewhere:
-                kept[path] = (other, value)
-            elif action == "pin" and part == "derive" and _reads_its_base(target, text, override):
+            stays = (
+                not set(target.writes) & set(other.writes)
+                or (action == part and not branch)
+                or (action.startswith("remove") and action != f"remove {part}")
+                or (action == "pin" and part == "derive" and _reads_its_base(target, text, override))
+            )
+            if stays:
                 kept[path] = (other, value)
             elif action == "pin":
                 notes.append(f"{override.place} pins {target.label}; the sweep's {text} is left out")

@@ -1,0 +1,350 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+from sweeper.config import load_sweep, shipped, sweep_names
+from sweeper.errors import ConfigError, DataError
+from sweeper.grid import expand
+
+HEAD = """\
+defaults:
+  - model: tiny
+  - optimizer: muonh
+  - transfer: measure
+  - data: synthetic
+  - _self_
+lr: 0.1
+tokens: 1e5
+batch_tokens: 2048
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """A user's working directory with a `sweeps` folder of their own."""
+    (tmp_path / "sweeps").mkdir()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def written(text, name="mine"):
+    Path("sweeps", f"{name}.yaml").write_text(HEAD + text)
+    return name
+
+
+def loaded(text, *overrides):
+    return load_sweep(written(text), overrides)
+
+
+def sentence(name, *overrides):
+    with pytest.raises(ConfigError) as error:
+        expand(load_sweep(name, overrides))
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def axes(sweep):
+    return dict(sweep.arms[0].grid.axes)
+
+
+# ruff: noqa: E501 - a sentence that a user reads stands on one line
+
+
+class TestFinding:
+    def test_the_quickstart_ships_with_the_package(self):
+        sweep = load_sweep("quickstart", ["data=synthetic"])
+        specs = expand(sweep)
+        budgets = {spec.train.tokens for spec in specs}
+        assert budgets == {131_072 * k for k in (1, 2, 4, 8)}
+        assert all(sum(spec.train.tokens == tokens for spec in specs) >= 5 for tokens in budgets)
+        # The sweep measures the law, so no factor may hide it: what is trained with is what is asked for.
+        assert all(spec.lr_peak == pytest.approx(spec.lr) for spec in specs)
+
+    def test_a_users_sweep_comes_before_the_one_that_ships(self):
+        written("title: my own\n", "quickstart")
+        assert load_sweep("quickstart").title == "my own"
+
+    def test_a_sweep_may_lie_in_a_folder_or_be_named_by_its_path(self, folder):
+        Path("sweeps/group").mkdir()
+        written("", "group/a")
+        assert load_sweep("group/a").name == "group/a"
+        assert load_sweep(str(folder / "sweeps/group/a.yaml")).name == "a"
+        assert "group/a" in sweep_names()
+
+    def test_an_unknown_sweep_suggests_the_nearest(self):
+        assert sentence("quikstart") == (
+            "no sweep 'quikstart' in ./sweeps or among those that ship; did you mean 'quickstart'?"
+        )
+
+    def test_a_missing_file_is_said_to_be_missing(self):
+        assert "no sweep file 'nope.yaml'" in sentence("nope.yaml")
+
+    def test_a_users_group_comes_before_the_one_that_ships(self):
+        Path("conf/model").mkdir(parents=True)
+        Path("conf/model/tiny.yaml").write_text("{width: 64, head_size: 16, kv_heads: 2, context: 128}")
+        assert loaded("").arms[0].base.model.width == 64
+
+    def test_a_folder_with_a_quote_and_spaces_is_found(self, folder, monkeypatch):
+        odd = folder / "it's a, folder=1"
+        (odd / "sweeps").mkdir(parents=True)
+        (odd / "conf/cluster").mkdir(parents=True)
+        (odd / "conf/cluster/mine.yaml").write_text("parallel: 7")
+        monkeypatch.chdir(odd)
+        assert loaded("", "cluster=mine").cluster.parallel == 7
+
+    @pytest.mark.parametrize(
+        "group",
+        sorted(p.relative_to(shipped("conf")).with_suffix("").as_posix() for p in shipped("conf").rglob("*.yaml")),
+    )
+    def test_every_configuration_that_ships_is_valid(self, group):
+        kind, option = group.split("/")
+        overrides = {
+            "model": ["batch_tokens=4096"],
+            "data": [f"data.path={__file__.replace('.py', '.txt')}"] if option in ("text", "shards") else [],
+        }.get(kind, [])
+        if option in ("text", "shards"):
+            with pytest.raises(DataError):
+                load_sweep(written(""), [f"{kind}={option}", *overrides])
+        else:
+            assert expand(load_sweep(written(""), [f"{kind}={option}", *overrides]))
+
+
+class TestIsolation:
+    def test_nothing_is_left_behind(self, folder):
+        before = GlobalHydra.instance().is_initialized()
+        written("")
+        load_sweep("mine")
+        assert GlobalHydra.instance().is_initialized() is before is False
+        assert [path.name for path in folder.iterdir()] == ["sweeps"]
+
+    def test_a_users_own_hydra_application_is_undisturbed(self, folder):
+        from hydra import compose, initialize_config_dir
+
+        written("")
+        (folder / "app.yaml").write_text("answer: 42")
+        with initialize_config_dir(version_base="1.3", config_dir=str(folder)):
+            load_sweep("mine")
+            assert compose("app").answer == 42
+
+    def test_planning_imports_no_torch(self):
+        code = (
+            "import sys; from sweeper.config import load_sweep; from sweeper.grid import expand; "
+            "expand(load_sweep('quickstart', ['data=synthetic'])); print('torch' in sys.modules)"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == "False"
+
+
+class TestOverrides:
+    @pytest.mark.parametrize("override", ["model.depth=4", "depth=4", "++model.depth=4", "depth=2*2", "depth=4.0"])
+    def test_a_setting_is_named_by_its_path_or_in_short(self, override):
+        assert loaded("", override).arms[0].base.model.depth == 4
+
+    @pytest.mark.parametrize("value", ["1e-3", "1e-03", "0.001", "2**-3/125"])
+    def test_every_way_to_write_a_number_is_a_number(self, value):
+        assert loaded("", f"lr={value}").arms[0].base.lr == pytest.approx(1e-3)
+
+    def test_text_needs_no_quotes(self):
+        assert loaded("", "title=a, b = c's (1)").title == "a, b = c's (1)"
+
+    def test_seed_sets_both_seeds(self):
+        seeds = loaded("", "seed=7").arms[0].base.seed
+        assert (seeds.init, seeds.data) == (7, 7)
+        seeds = loaded("seed: 5\n").arms[0].base.seed
+        assert (seeds.init, seeds.data) == (5, 5)
+
+    def test_a_group_that_the_sweep_does_not_name_is_added(self):
+        assert loaded("", "cluster=h100").cluster.gpu.name == "h100"
+
+    def test_settings_outside_the_grid_resolve_too(self):
+        sweep = loaded("", "threads=2", "cluster.gpu.mfu=0.5", "question.by=[tokens, width]")
+        assert (sweep.execution.threads, sweep.cluster.gpu.mfu, sweep.question.by) == (2, 0.5, ("tokens", "width"))
+
+    @pytest.mark.parametrize(
+        ("override", "values"),
+        [
+            ("axes.lr=geom(5e-3,0.16,6)", (0.005, 0.01, 0.02, 0.04, 0.08, 0.16)),
+            ("axes.lr=[1e-3, 2e-3]", (0.001, 0.002)),
+            ("axes.lr=0.3", (0.3,)),
+            ("axes.lr=around(lr, 2, 3)", (0.05, 0.1, 0.2)),
+            ("axes={lr: geom(0.1, 0.4, 3)}", (0.1, 0.2, 0.4)),
+        ],
+    )
+    def test_an_axis_takes_lists_and_expressions(self, override, values):
+        assert axes(loaded("axes: {lr: [9]}\n", override))["lr"] == values
+
+    def test_axes_take_precedence_however_they_are_spelled(self):
+        assert axes(loaded("axes: {model.width: [32, 64]}\n", "axes.width=range(32,129,32)")) == {
+            "width": (32, 64, 96, 128)
+        }
+
+    def test_a_setting_pins_an_axis_and_says_so(self):
+        sweep = loaded("axes: {width: [32, 64], lr: [0.1, 0.2]}\n", "model.width=48")
+        assert axes(sweep) == {"lr": (0.1, 0.2)}
+        assert sweep.arms[0].base.model.width == 48
+        assert sweep.notes == ("override 'model.width=48' pins width; the sweep's [32, 64] is left out",)
+
+    def test_the_later_of_a_pin_and_an_axis_wins(self):
+        assert axes(loaded("axes: {lr: [9]}\n", "lr=0.3", "axes.lr=[0.1]")) == {"lr": (0.1,)}
+        assert axes(loaded("axes: {lr: [9]}\n", "axes.lr=[0.1]", "lr=0.3")) == {}
+
+    def test_a_pinned_key_leaves_its_zip(self):
+        sweep = loaded("zip: {width: [32, 64], depth: [2, 4]}\n", "width=32")
+        assert sweep.arms[0].grid.zip == ((("depth", (2, 4)),),)
+
+    def test_a_derived_rate_moves_with_its_centre(self):
+        sweep = loaded("derive: {lr: 'around(predicted_lr, 2, 3)', tokens: 50 * params}\n", "lr=0.2", "tokens=1e6")
+        assert dict(sweep.arms[0].grid.derive) == {"lr": "around(predicted_lr, 2, 3)"}
+        assert sweep.arms[0].base.lr == 0.2
+        assert sweep.notes == ("override 'tokens=1e6' pins tokens; the sweep's 50 * params is left out",)
+
+    def test_an_axis_takes_the_place_of_a_derived_value_and_says_so(self):
+        sweep = loaded("derive: {lr: 2 * predicted_lr}\n", "axes.lr=[0.1]")
+        assert sweep.arms[0].grid.derive == ()
+        assert sweep.notes == ("override 'axes.lr=[0.1]' takes the place of derive.lr = 2 * predicted_lr",)
+
+    def test_every_part_of_the_grid_can_be_given(self):
+        sweep = loaded(
+            "",
+            "zip={width: [32, 64], depth: [2, 4]}",
+            "union=[{axes: {lr: geom(0.1, 0.2, 2)}}, {axes: {lr: [0.4]}, where: width < 64}]",
+            "derive.tokens=50*params",
+            "where=[depth < 5, 'width > 0']",
+            "repeat=2",
+        )
+        assert sweep.arms[0].grid.where == ("depth < 5", "width > 0")
+        assert len(expand(sweep)) == 2 * (2 * 2 + 1)
+
+    def test_an_axis_can_be_removed(self):
+        assert axes(loaded("axes: {lr: [1, 2], width: [32]}\n", "~axes.lr")) == {"width": (32,)}
+
+    def test_data_bring_their_vocabulary(self):
+        assert load_sweep("quickstart", ["data=synthetic", "model=hyperp_d8"]).arms[0].base.model.vocab == 256
+        assert load_sweep("quickstart", ["data=synthetic", "model.vocab=64"]).arms[0].base.model.vocab == 64
+
+
+class TestScalesAndArms:
+    FILE = """\
+axes: {lr: [0.1, 0.2]}
+scales:
+  tiny: [tokens=5e4, "axes.lr=[0.3]"]
+arms:
+  plain:
+  muon: [optimizer=muon, transfer=muon_mupp, lr=0.02, tokens=6e4]
+"""
+
+    def test_each_arm_is_composed_once(self):
+        plain, muon = loaded(self.FILE).arms
+        assert (plain.name, plain.base.optimizer.name, plain.base.transfer.rule) == ("plain", "muonh", "hyperp")
+        assert (muon.name, muon.base.optimizer.name, muon.base.transfer.rule) == ("muon", "muon", "muon_mupp")
+        assert muon.grid.axes == ()
+
+    def test_the_command_line_wins_over_arms_and_arms_over_scales(self):
+        assert [arm.base.tokens for arm in loaded(self.FILE, "scale=tiny").arms] == [50_000, 60_000]
+        assert [arm.base.tokens for arm in loaded(self.FILE, "scale=tiny", "tokens=7e4").arms] == [70_000] * 2
+
+    def test_notes_name_the_arm(self):
+        assert loaded(self.FILE).notes == (
+            "arm muon: override 'lr=0.02' of arm muon pins lr; the sweep's [0.1, 0.2] is left out",
+        )
+
+    def test_an_unknown_scale_suggests_the_nearest(self):
+        assert sentence(written(self.FILE), "scale=tny") == "sweep mine has no scale 'tny'; did you mean 'tiny'?"
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("override", "expected"),
+        [
+            ("model.widht=3", "override 'model.widht=3': no setting 'model.widht'; did you mean 'model.width'?"),
+            ("modle=tiny", "override 'modle=tiny': no setting 'modle'; did you mean 'model'?"),
+            ("model=tinny", "override 'model=tinny': no model 'tinny'; did you mean 'tiny'?"),
+            ("cluster.gpu.mfx=1", "override 'cluster.gpu.mfx=1': no setting 'cluster.gpu.mfx'; did you mean 'cluster.gpu.mfu'?"),
+            ("width=-3", "model with override 'width=-3': the model's width must be positive, got -3"),
+            (
+                "head_size=48",
+                "model with override 'head_size=48': head_size 48 does not divide the attention width 64 "
+                "(attention_ratio 2 × width 32); choose a head_size that does",
+            ),
+            ("depth=four", "override 'depth=four': expected a whole number, got 'four'"),
+            ("depth=2.5", "override 'depth=2.5': expected a whole number, got 2.5"),
+            ("qk_norm=3", "override 'qk_norm=3': expected true or false, got 3"),
+            ("precision=fp8", "override 'precision=fp8': got 'fp8'; choose one of bfloat16, float32, float64"),
+            ("lr=0", "override 'lr=0': lr must be positive, got 0.0"),
+            ("lr=1e400", "override 'lr=1e400': lr must be positive, got inf"),
+            ("lr=0.1,0.2", "override 'lr=0.1,0.2': one value is expected; several are an axis, 'axes.lr=0.1,0.2'"),
+            ("tokens=50*params", "override 'tokens=50*params': a setting reads no other values; write derive.tokens=50*params"),
+            ("lr=", "override 'lr=': the value is empty; give one"),
+            ("lr", "override 'lr': expected key=value, such as lr=0.02 or 'axes.lr=geom(5e-3,0.16,6)'"),
+            ("axes.lr=[]", "override 'axes.lr=[]': the axis is empty; give it at least one value, or remove it"),
+            ("axes.lr=geom(1)", "override 'axes.lr=geom(1)': geom(low, high, count) takes 3 numbers, got 1 in 'geom(1)'"),
+            ("repeat=0", "override 'repeat=0': repeat must be at least 1, got 0"),
+            ("repeat=x", "override 'repeat=x': expected a whole number, got 'x'"),
+            ("~axes.lr", "override '~axes.lr': the sweep has no axes.lr; leave it out"),
+            ("~lr", "override '~lr': only the grid's axes, zip, union, derive, where, repeat can be removed; set a value instead"),
+            ("scale=tiny", "sweep mine has no scales, got scale=tiny; leave it out"),
+            ("data=text", "override 'data=text': data.path is empty: name the file, folder or glob that data=text reads"),
+            ("zip=3", "override 'zip=3': expected a list of mappings, got '3'"),
+        ],
+    )  # fmt: skip
+    def test_a_bad_override_is_one_sentence_that_names_it(self, override, expected):
+        assert sentence(written(""), override) == expected
+
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ("modle: 3\n", "sweeps/mine.yaml:10: modle: a sweep has no key 'modle'; did you mean 'model'?"),
+            (
+                "model:\n  depth: 2\n  widht: 3\n",
+                "sweeps/mine.yaml:12: model.widht: ModelConfig has no setting 'widht'; did you mean 'width'?",
+            ),
+            ("cluster: {gpu: {mfx: 3}}\n", "sweeps/mine.yaml:10: cluster.gpu.mfx: Gpu has no setting 'mfx'; did you mean 'mfu'?"),
+            ("model: {width: big}\n", "sweeps/mine.yaml:10: model.width: expected a whole number, got 'big'"),
+            ("axes:\n  lr: []\n", "sweeps/mine.yaml:11: axes.lr: the axis is empty; give it at least one value, or remove it"),
+            ("axes:\n  lr:\n", "sweeps/mine.yaml:11: axes.lr: the axis is empty; give it at least one value, or remove it"),
+            ("axes: {width: [1], model.width: [2]}\n", "sweeps/mine.yaml:10: axes.model.width: 'width' is given twice; keep one"),
+            ("axes: {lr: [1]}\nderive: {lr: 2}\n", "sweeps/mine.yaml:10: axes: lr stands in axes and in derive; keep one of them"),
+            (
+                "zip:\n  - {width: [32, 64], depth: [2]}\n",
+                "sweeps/mine.yaml:10: zip: zipped values must be equally many, but width has 2, depth has 1; "
+                "lengthen the shorter",
+            ),
+            ("where: width >\n", "sweeps/mine.yaml:10: where: invalid syntax ('width >')"),
+            ("derive: {tokens: 2 * parms}\n", "sweeps/mine.yaml:10: derive.tokens: unknown name 'parms'; did you mean 'params'?"),
+            ("union: [{axis: {}}]\n", "sweeps/mine.yaml:10: union.axis: a grid has no key 'axis'; did you mean 'axes'?"),
+            ("model: {width: [3\n", "sweeps/mine.yaml:11: not valid YAML: expected ',' or ']', but got '<stream end>'; mend the line"),
+            ("lr: 2\n", "sweeps/mine.yaml:10: not valid YAML: found duplicate key lr; mend the line"),
+            ("title: ${nope}\n", "sweeps/mine.yaml: interpolation key 'nope' not found; mend the file or the override"),
+            ("arms:\n  a: [lr2=3]\n", "override 'lr2=3' of arm a: no setting 'lr2'; did you mean 'lr'?"),
+        ],
+    )  # fmt: skip
+    def test_a_bad_file_is_one_sentence_with_its_line(self, text, expected):
+        assert sentence(written(text)) == expected
+
+    def test_a_missing_group_or_option_of_the_defaults_is_named(self):
+        Path("sweeps/a.yaml").write_text("defaults: [{model: tinny}]\n")
+        assert sentence("a") == (
+            "sweeps/a.yaml: its defaults name model: tinny, which no conf/ has; did you mean 'tiny'?"
+        )
+        Path("sweeps/a.yaml").write_text("defaults: [{modle: tiny}]\n")
+        assert sentence("a") == (
+            "sweeps/a.yaml: its defaults name modle: tiny, which no conf/ has; did you mean 'model'?"
+        )
+
+    def test_a_key_that_nothing_sets_is_named(self):
+        Path("sweeps/a.yaml").write_text("lr: 0.1\n")
+        assert sentence("a") == "sweeps/a.yaml: tokens: the sweep sets no tokens; add a value or an axis"
+
+    def test_values_that_only_the_grid_gives_are_enough(self):
+        Path("sweeps/a.yaml").write_text(
+            "defaults: [{model: tiny}, {data: synthetic}, _self_]\n"
+            "axes: {lr: [0.1, 0.2], batch_tokens: [2048]}\nderive: {tokens: 50 * params}\n"
+        )
+        assert len(expand(load_sweep("a"))) == 2
+
+    def test_unreadable_data_are_a_data_error(self):
+        with pytest.raises(DataError, match=r"^override 'data=text': .*missing\.txt"):
+            loaded("", "data=text", "data.path=missing.txt")
