@@ -91,7 +91,7 @@ def load_sweep(name: str, overrides: Sequence[str] = ()) -> Sweep:
             cluster=build(Cluster, head.values.get("cluster") or {}, "cluster", place=head.place),
             execution=build(Execution, head.values.get("execution") or {}, "execution", place=head.place),
             question=build(Question, head.values.get("question") or {}, "question", place=head.place),
-            resolved=OmegaConf.to_yaml(OmegaConf.create(dict(head.values))),
+            resolved=_resolved(head, sources),
             notes=tuple(dict.fromkeys(note for _, notes in built for note in notes)),
         )
 
@@ -298,7 +298,12 @@ class _Source:
 
     def place(self, path: str) -> str:
         """`sweeps/quickstart.yaml:12: lr`, or the override that set it; of a whole section, all that shaped it."""
-        exact = [o for o in self.overrides if o.path == path or path.startswith((f"{o.path}.", f"{o.path}["))]
+        # A group (`model=tiny`) sets every key of its section, but not those of the file that it is laid under.
+        exact = [
+            o
+            for o in self.overrides
+            if o.path == path or (o.kind != "other" and path.startswith((f"{o.path}.", f"{o.path}[")))
+        ]
         if exact:
             return exact[-1].place
         inside = [o.place for o in self.overrides if o.path.startswith(f"{path}.") or path == "seed" == o.path]
@@ -517,6 +522,30 @@ def _first_values(unset: frozenset[str], grid: Grid, source: _Source) -> dict[st
         if name in unset and name not in given:
             raise ConfigError(f"{source.place(name)}: the sweep sets no {name}; add a value or an axis")
     return {name: given[name] for name in unset}
+
+
+def _resolved(head: _Source, arms: Mapping[str, _Source]) -> str:
+    """What was composed as YAML: every arm whole, nothing that an override pinned or replaced."""
+
+    def plain(grid: _GridValues) -> dict[str, Any]:
+        parts: dict[str, Any] = {
+            "axes": {target.label: value for target, value in grid.axes.values()},
+            "zip": [{target.label: value for target, value in group.values()} for group in grid.zip],
+            "derive": {target.label: value for target, value in grid.derive.values()},
+            "where": list(grid.where),
+            "repeat": grid.repeat,
+            "union": [plain(branch) for branch in grid.union],
+        }
+        return {key: value for key, value in parts.items() if value and (key, value) != ("repeat", 1)}
+
+    def whole(source: _Source) -> dict[str, Any]:
+        rest = {
+            key: value for key, value in source.values.items() if key not in (*GRID_KEYS, "scale", "scales", "arms")
+        }
+        return rest | plain(_edited(_grid_values(source), source)[0])
+
+    values = {"arms": {name: whole(source) for name, source in arms.items()}} if arms else whole(head)
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -187,6 +187,12 @@ class TestOverrides:
         assert sweep.arms[0].base.model.width == 48
         assert sweep.notes == ("override 'model.width=48' pins width; the sweep's [32, 64] is left out",)
 
+    def test_the_resolved_configuration_is_a_sweep_of_the_same_runs(self):
+        text = "derive: {lr: 2 * predicted_lr}\naxes: {width: [32, 64], depth: [2, 4]}\n"
+        sweep = loaded(text, "depth=4", "axes.lr=geom(0.1,0.2,3)", "where=width<64 or lr<0.2")
+        Path("sweeps/again.yaml").write_text(sweep.resolved)
+        assert [s.run_id for s in expand(load_sweep("again"))] == [s.run_id for s in expand(sweep)]
+
     def test_the_later_of_a_pin_and_an_axis_wins(self):
         assert axes(loaded("axes: {lr: [9]}\n", "lr=0.3", "axes.lr=[0.1]")) == {"lr": (0.1,)}
         assert axes(loaded("axes: {lr: [9]}\n", "axes.lr=[0.1]", "lr=0.3")) == {}
@@ -323,6 +329,11 @@ class TestErrors:
     )  # fmt: skip
     def test_a_bad_file_is_one_sentence_with_its_line(self, text, expected):
         assert sentence(written(text)) == expected
+
+    def test_a_group_on_the_command_line_is_not_blamed_for_the_file(self):
+        assert sentence(written("model: {widht: 3}\n"), "model=hyperp_d8").startswith(
+            "sweeps/mine.yaml:10: model.widht"
+        )
 
     def test_a_missing_group_or_option_of_the_defaults_is_named(self):
         Path("sweeps/a.yaml").write_text("defaults: [{model: tinny}]\n")
