@@ -99,6 +99,11 @@ def test_every_module_of_sweeper_has_a_row():
     assert not unknown, f"{sorted(unknown)} stand in no row; add them to ROWS, as low as their imports allow"
 
 
+def test_every_row_names_what_exists():
+    existing = {part(module) for module in (*modules("sweeper"), *modules("model"))}
+    assert set(ROW) - existing == set()
+
+
 def test_imports_point_down_the_layers():
     upward = [
         str(found)
