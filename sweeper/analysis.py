@@ -4,20 +4,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from sweeper.errors import FitError, TableError
 from sweeper.fits.loss_curve import Leverage, LossCurveFit, fit_leverage, fit_loss_curve
 from sweeper.fits.losses import Key, Losses
-from sweeper.fits.optimum import Method, Optimum, fit_lr_optima
+from sweeper.fits.optimum import Method, Optimum, fit_lr_optima, members, settings
 from sweeper.fits.power_law import PowerLawFit, Space, fit_optimum_law, fit_power_law
 from sweeper.fits.prediction import LrPrediction, predict_lr
+from sweeper.laws.arrays import FloatArray
 from sweeper.laws.transfer import TOKEN_EXPONENT, Transfer
 from sweeper.spec import Question
 from sweeper.table import Table, distinct, is_numeric, losses, lr_column, numbers, require, split
 from sweeper.typed import did_you_mean
-
-FloatArray = npt.NDArray[np.float64]
 
 SCHEMA_VERSION = 1
 SPACES: tuple[Space, ...] = ("linear", "log")
@@ -163,15 +161,15 @@ def predict_question(
     _, observed = optima_of(table, replace(question, laws=(), curves=()), method="argmin", lr=rate, loss=loss)
     return tuple(
         predict_lr(
-            _members(optima, per),
+            members(optima, per),
             x=x,
             target=target,
             measured=measured,
             transfer=transfer,
-            observed=_members(observed, per),
+            observed=members(observed, per),
             per=per,
         )
-        for per in _settings(optima, question.per)
+        for per in settings(optima, question.per)
     )
 
 
@@ -202,10 +200,10 @@ def _laws(
         raise FitError(f"the law {law!r} needs one optimum per {x}, but groups are formed by {groups}; add --by {x}")
     made: list[PowerLawFit] = []
     if through_optima:
-        for per in _settings(optima, question.per):
-            members = _members(optima, per)
+        for per in settings(optima, question.per):
+            group = members(optima, per)
             try:
-                made += [fit_optimum_law(members, x=x, space=space, y_name=y, per=per) for space in SPACES]
+                made += [fit_optimum_law(group, x=x, space=space, y_name=y, per=per) for space in SPACES]
             except FitError as error:
                 failed.append(_of(per, error))
         return made
@@ -271,15 +269,6 @@ def _separate_arms(table: Table, question: Question) -> Question:
     if "arm" not in table.columns or "arm" in (*question.per, *question.by) or len(distinct(table, "arm")) < 2:
         return question
     return replace(question, per=("arm", *question.per))
-
-
-def _members(optima: tuple[Optimum, ...], per: Mapping[str, Key]) -> tuple[Optimum, ...]:
-    return tuple(o for o in optima if all(o.group[name] == value for name, value in per.items()))
-
-
-def _settings(optima: tuple[Optimum, ...], per: tuple[str, ...]) -> list[dict[str, Key]]:
-    found = {tuple(o.group[name] for name in per): None for o in optima}
-    return [dict(zip(per, values, strict=True)) for values in found]
 
 
 def _single(table: Table, name: str) -> float:

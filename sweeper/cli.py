@@ -210,7 +210,6 @@ def fit(
 
     asked = Asked(
         lr=lr,
-        loss=loss,
         mapping=tuple(map_ or ()),
         by=_names(by),
         per=_names(per),
@@ -257,7 +256,7 @@ def predict(
     from sweeper.sources import Asked, base_over_peak, open_source
     from sweeper.typed import plain
 
-    asked = Asked(lr=lr, loss=loss, mapping=tuple(map_ or ()), by=_names(by), per=_names(per), where=where)
+    asked = Asked(lr=lr, mapping=tuple(map_ or ()), by=_names(by), per=_names(per), where=where)
     found = open_source(source, overrides or [], runs, asked)
     given = {"tokens": tokens, "depth": depth, "width": width, "batch_tokens": batch_tokens}
     target = {name: float(value) for name, value in given.items() if value is not None}
@@ -306,7 +305,6 @@ def plot(
 
     asked = Asked(
         lr=lr,
-        loss=loss,
         mapping=tuple(map_ or ()),
         by=_names(by),
         per=_names(per),

@@ -13,7 +13,6 @@ from uuid import uuid4
 
 import matplotlib as mpl
 import numpy as np
-import numpy.typing as npt
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -24,13 +23,12 @@ from sweeper.analysis import FitReport, curve_points
 from sweeper.errors import FitError, SweeperError
 from sweeper.fits.loss_curve import LossCurveFit
 from sweeper.fits.losses import Key, Losses, groups
-from sweeper.fits.optimum import Optimum
+from sweeper.fits.optimum import Optimum, members, settings
 from sweeper.fits.power_law import PowerLawFit
+from sweeper.laws.arrays import FloatArray
 from sweeper.laws.power import HYPERP_TOKENS, PowerLaw
 from sweeper.spec import Question
 from sweeper.table import Table, losses, lr_column, numbers
-
-FloatArray = npt.NDArray[np.float64]
 
 ARM_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito (2008), without the yellow that vanishes on white."""
@@ -119,20 +117,20 @@ def plot_lr_sweep(
         per: Columns that get a panel each; the others are the colours.
         lr_name: Name of the rate.
     """
-    settings = _settings(optima, per)
+    panels_of = settings(optima, per) or ({},)
     with _style():
-        figure = Figure(figsize=(PANEL[0] * len(settings) + 1.2, PANEL[1]), layout="constrained")
-        panels = figure.subplots(1, len(settings), sharey=True, squeeze=False)[0]
+        figure = Figure(figsize=(PANEL[0] * len(panels_of) + 1.2, PANEL[1]), layout="constrained")
+        panels = figure.subplots(1, len(panels_of), sharey=True, squeeze=False)[0]
         keys = _distinct({name: v for name, v in o.group.items() if name not in per} for o in optima)
         colours, top = _sequence(len(keys)), _ceiling(runs, tuple(optima[0].group) if optima else ())
         shown: dict[str, Artist] = {}
-        for axes, setting in zip(panels, settings, strict=True):
-            for optimum in (o for o in optima if _matches(o.group, setting)):
+        for axes, setting in zip(panels, panels_of, strict=True):
+            for optimum in members(optima, setting):
                 key = {name: v for name, v in optimum.group.items() if name not in per}
                 place = keys.index(key)
-                members = next(part for group, part in groups(runs, tuple(optimum.group)) if group == optimum.group)
+                runs_of = next(part for group, part in groups(runs, tuple(optimum.group)) if group == optimum.group)
                 marker = MARKERS[place % len(MARKERS)]
-                handle = _one_sweep(axes, members, optimum, colours[place], marker, top)
+                handle = _one_sweep(axes, runs_of, optimum, colours[place], marker, top)
                 shown.setdefault(_words(key) or "runs", handle)
             _log_ticks(axes, "x", "{:g}".format)
             axes.set_xlabel(_label(lr_name))
@@ -155,17 +153,16 @@ def plot_law(optima: tuple[Optimum, ...], laws: Sequence[PowerLawFit], *, refere
         reference: Published law; only its slope is drawn, through the middle of the data.
     """
     x = laws[0].x
-    settings = _distinct(law.per for law in laws)
+    arms = _distinct(law.per for law in laws)
     with _style():
         figure = Figure(figsize=(PANEL[0] + 0.6, PANEL[1]), layout="constrained")
         axes = figure.subplots()
         values = [float(o.group[x]) for o in optima]
         reach = np.geomspace(min(values) / 1.25, max(values) * 1.25, 100)
-        for place, setting in enumerate(settings):
+        for place, setting in enumerate(arms):
             colour = ARM_COLOURS[place % len(ARM_COLOURS)]
-            members = tuple(o for o in optima if _matches(o.group, setting) and o.lr is not None)
             marker = MARKERS[place % len(MARKERS)]
-            _optima_points(axes, members, x, colour, marker)
+            _optima_points(axes, members(optima, setting), x, colour, marker)
             for law in sorted((law for law in laws if law.per == setting), key=lambda law: law.space != "log"):
                 _law_line(axes, law, reach, colour, marker)
         settled = [o.lr for o in optima if o.settled and o.lr is not None]
@@ -393,20 +390,12 @@ def _sequence(count: int) -> list[str]:
     return [mpl.colors.to_hex(mpl.colormaps["viridis"](place)) for place in places]
 
 
-def _settings(optima: tuple[Optimum, ...], per: tuple[str, ...]) -> list[dict[str, Key]]:
-    return _distinct({name: o.group[name] for name in per} for o in optima) or [{}]
-
-
 def _distinct(items: "Iterator[dict[str, Key]] | Sequence[dict[str, Key]]") -> list[dict[str, Key]]:
     found: list[dict[str, Key]] = []
     for item in items:
         if item not in found:
             found.append(item)
     return found
-
-
-def _matches(group: Mapping[str, Key], setting: Mapping[str, Key]) -> bool:
-    return all(group.get(name) == value for name, value in setting.items())
 
 
 def _words(key: Mapping[str, Key]) -> str:

@@ -49,7 +49,6 @@ class Asked:
     """What was typed about columns and fits; empty values leave the question of the sweep as it is."""
 
     lr: str = ""
-    loss: str = "loss"
     mapping: tuple[str, ...] = ()
     by: tuple[str, ...] = ()
     per: tuple[str, ...] = ()

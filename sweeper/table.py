@@ -15,11 +15,11 @@ import pandas as pd
 from sweeper.errors import TableError
 from sweeper.expressions import compile_expression, select
 from sweeper.fits.losses import Key, Losses, make_losses, plain
+from sweeper.laws.arrays import FloatArray
 from sweeper.records import RunRecord
 from sweeper.spec import RunSpec
 from sweeper.typed import did_you_mean
 
-FloatArray = npt.NDArray[np.float64]
 Table = pd.DataFrame
 
 COLUMNS: Mapping[str, str] = {

@@ -13,10 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy.optimize import minimize
 
-FloatArray = npt.NDArray[np.float64]
+from sweeper.laws.arrays import FloatArray
 
 MODEL_ERROR = 0.15
 """Error of the shape over the height above the minimum; measured on public one-octave sweeps (arXiv 2503.04715)."""

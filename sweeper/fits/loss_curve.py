@@ -11,9 +11,8 @@ from scipy.stats import t as student
 from sweeper.errors import FitError
 from sweeper.fits.losses import Key
 from sweeper.fits.optimum import LEVEL
+from sweeper.laws.arrays import FloatArray
 from sweeper.laws.loss import LossCurve
-
-FloatArray = npt.NDArray[np.float64]
 
 B_RANGE = (1e-4, 2.0)
 """Exponents that are tried; published ones lie between 0.05 and 0.5."""

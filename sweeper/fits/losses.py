@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sweeper.errors import FitError
+from sweeper.laws.arrays import FloatArray
 
-FloatArray = npt.NDArray[np.float64]
 StrArray = npt.NDArray[np.str_]
 BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.intp]

@@ -5,18 +5,17 @@ g(t) = 2(e^{st} − 1 − st)/s² for the asymmetric curve, so that `Optimum` ho
 """
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 from scipy.stats import t as student
 
 from sweeper.errors import FitError
 from sweeper.fits.linex import Pool, Sweep, fit_pool, g, posterior
 from sweeper.fits.losses import Key, Losses, groups
-
-FloatArray = npt.NDArray[np.float64]
+from sweeper.laws.arrays import FloatArray
 
 Method = Literal["linex", "parabola", "argmin"]
 Status = Literal["ok", "edge_low", "edge_high", "argmin", "no_minimum", "too_few"]
@@ -104,6 +103,17 @@ def fit_lr_optima(losses: Losses, by: tuple[str, ...] = ("tokens",), method: Met
     parts = [(group, runs.take(runs.used), int((~runs.used).sum())) for group, runs in groups(losses, by)]
     pool = _pool([used for _, used, _ in parts]) if method == "linex" else None
     return tuple(_fit_one(group, used, excluded, method, pool) for group, used, excluded in parts)
+
+
+def settings(optima: Iterable[Optimum], per: tuple[str, ...]) -> tuple[dict[str, Key], ...]:
+    """The combinations of values of the columns `per` among the optima's groups, in order of appearance."""
+    found = {tuple(optimum.group[name] for name in per): None for optimum in optima}
+    return tuple(dict(zip(per, values, strict=True)) for values in found)
+
+
+def members(optima: Iterable[Optimum], setting: Mapping[str, Key]) -> tuple[Optimum, ...]:
+    """The optima whose group has the values of a setting."""
+    return tuple(o for o in optima if all(o.group.get(name) == value for name, value in setting.items()))
 
 
 def _pool(parts: list[Losses]) -> Pool | None:

@@ -12,9 +12,8 @@ from scipy.stats import t as student
 from sweeper.errors import FitError
 from sweeper.fits.losses import Key
 from sweeper.fits.optimum import LEVEL, Optimum
+from sweeper.laws.arrays import FloatArray
 from sweeper.laws.power import PowerLaw
-
-FloatArray = npt.NDArray[np.float64]
 
 Space = Literal["linear", "log"]
 MIN_POINTS = 2

@@ -1,12 +1,11 @@
-"""Loss against compute, L = A·C^−b + E, and the published curves, each with its source."""
+"""Loss against compute, L = A·C^−b + E."""
 
 import math
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float64]
+from sweeper.laws.arrays import FloatArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,16 +35,3 @@ class LossCurve:
         if L <= self.E:
             return math.inf
         return float(((L - self.E) / self.A) ** (-1 / self.b))
-
-
-HYPERP_MUON = LossCurve(A=2.24e2, b=0.12, E=1.23)
-"""Muon with μP++ at 50 tokens per parameter, as printed to two digits (HyperP fig. 9, arXiv 2603.28743)."""
-
-HYPERP_MUONH = LossCurve(A=6.67e3, b=0.20, E=1.62)
-"""Plain MuonH (HyperP fig. 9, arXiv 2603.28743)."""
-
-HYPERP_MUONH_HYPERP = LossCurve(A=8.59e1, b=0.09, E=0.85)
-"""MuonH with HyperP, dense (HyperP fig. 9, arXiv 2603.28743)."""
-
-HYPERP_MOE = LossCurve(A=8.76e1, b=0.09, E=0.87)
-"""MuonH with HyperP, mixture of experts S = 8, k = 8 (HyperP fig. 9, arXiv 2603.28743)."""

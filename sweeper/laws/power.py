@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float64]
+from sweeper.laws.arrays import FloatArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,8 +12,6 @@ from model.config import Rates, check, positive
 
 TOKEN_EXPONENT = -0.32
 """η* ∝ T^−0.320 (HyperP eq. 8, fitted to table 4)."""
-DEPTH_EXPONENT = -0.5
-"""η ∝ d^−1/2 with residual branches of 1/√(2d) (HyperP theorem 3)."""
 BATCH_EXPONENT = 0.5
 """η ∝ √B, the rule of the authors' code; table 8 fits 0.558."""
 
