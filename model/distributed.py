@@ -7,13 +7,18 @@ exist yet). Without WORLD_SIZE a process is alone and no group is started.
 
 import atexit
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+
+class PeerLost(RuntimeError):  # noqa: N818 - what happened, not a mistake
+    """Another rank of the run is gone: this one did nothing wrong, and the run can go on from its last checkpoint."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +33,11 @@ class World:
     def leads(self) -> bool:
         """Whether this rank observes and writes."""
         return self.rank == 0
+
+    @property
+    def device_name(self) -> str:
+        """What this rank computes on, as torch calls it: `cpu`, or a GPU's model such as `NVIDIA H100 80GB HBM3`."""
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
 
 
 def join(device: Literal["auto", "cpu", "cuda"], environment: Mapping[str, str] = os.environ) -> World:
@@ -100,6 +110,25 @@ def share(sequences: int, world: World) -> range:
     return range(world.rank * rows, (world.rank + 1) * rows)
 
 
+@contextmanager
+def _among(world: World) -> Iterator[None]:
+    """What surrounds an exchange between ranks, and nothing else: its failure means that a rank is lost.
+
+    Gloo raises a plain RuntimeError, NCCL a DistBackendError. A GPU out of memory or in error is this rank's own. With
+    NCCL a dead peer may also be noticed by torch's watchdog, which ends the process before anything is raised.
+    """
+    try:
+        yield
+    except (torch.OutOfMemoryError, torch.AcceleratorError):
+        raise
+    except RuntimeError as error:
+        cause = str(error).partition("\n")[0].partition(". ")[0]
+        raise PeerLost(
+            f"rank {world.rank} of {world.size} lost another rank ({cause}); "
+            "look why that one ended, then launch again: the run resumes from its last checkpoint"
+        ) from error
+
+
 BUCKET_ELEMENTS = 1 << 25
 """Gradient elements averaged at once: bounds the copy (128 MiB in float32)."""
 
@@ -111,6 +140,9 @@ def average_gradients(parameters: Iterable[nn.Parameter], world: World) -> None:
     after the first step, so that a resumed run of three or more ranks would add the same numbers in another order,
     and it needs every parameter used by every rank, which experts are not. What its overlap would save is below 1 %
     of a step at the batches of HyperP (0.8 GB of gradients against a second of computation).
+
+    Raises:
+        PeerLost: Another rank is gone.
     """
     if world.size == 1:
         return
@@ -128,31 +160,47 @@ def average_gradients(parameters: Iterable[nn.Parameter], world: World) -> None:
 
 def _average(gradients: list[Tensor], world: World) -> None:
     flat = torch.cat([grad.flatten() for grad in gradients])
-    dist.all_reduce(flat)
+    with _among(world):
+        dist.all_reduce(flat)
     flat /= world.size
     for grad, mean in zip(gradients, torch.split(flat, [grad.numel() for grad in gradients]), strict=True):
         grad.copy_(mean.view_as(grad))
 
 
 def sum_over_ranks(values: Sequence[float], world: World) -> list[float]:
-    """The sum of each value, in float64 and the same on every rank; how all hear a flag that one has raised."""
+    """The sum of each value, in float64 and the same on every rank; how all hear a flag that one has raised.
+
+    Raises:
+        PeerLost: Another rank is gone.
+    """
     if world.size == 1:
         return list(values)
     total = torch.tensor(values, dtype=torch.float64, device=world.device)
-    dist.all_reduce(total)
+    with _among(world):
+        dist.all_reduce(total)
     return total.tolist()
 
 
 def from_lead(text: str, world: World) -> str:
-    """What rank 0 says, on every rank."""
+    """What rank 0 says, on every rank.
+
+    Raises:
+        PeerLost: Another rank is gone.
+    """
     if world.size == 1:
         return text
     said = [text]
-    dist.broadcast_object_list(said, src=0, device=world.device)
+    with _among(world):
+        dist.broadcast_object_list(said, src=0, device=world.device)
     return said[0]
 
 
 def wait_for_all(world: World) -> None:
-    """Return once every rank is here."""
+    """Return once every rank is here.
+
+    Raises:
+        PeerLost: Another rank is gone.
+    """
     if world.size > 1:
-        dist.barrier()
+        with _among(world):
+            dist.barrier()

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from model.distributed import World, average_gradients, from_lead, join, share, sum_over_ranks, wait_for_all
+from model.distributed import PeerLost, World, average_gradients, from_lead, join, share, sum_over_ranks, wait_for_all
 
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 
@@ -53,3 +53,37 @@ def test_alone_nothing_is_exchanged():
     assert parameter.grad is None
     assert sum_over_ranks([1.5, 2.0], ALONE) == [1.5, 2.0]
     assert from_lead("here", ALONE) == "here"
+
+
+@pytest.mark.parametrize(
+    "exchange",
+    [
+        lambda world: average_gradients([nn.Parameter(torch.ones(2))], world),
+        lambda world: sum_over_ranks([1.0], world),
+        lambda world: from_lead("here", world),
+        wait_for_all,
+    ],
+    ids=["average_gradients", "sum_over_ranks", "from_lead", "wait_for_all"],
+)
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (RuntimeError("connection closed by peer. Check its log."), PeerLost),
+        (torch.distributed.DistBackendError("connection closed by peer\nNCCL version 2"), PeerLost),
+        (torch.OutOfMemoryError("CUDA out of memory"), torch.OutOfMemoryError),
+        (torch.AcceleratorError("CUDA error: device-side assert triggered", 0), torch.AcceleratorError),
+        (ValueError("group not initialised"), ValueError),
+    ],
+    ids=["gloo", "nccl", "memory", "device", "value"],
+)
+def test_only_a_failed_exchange_means_a_lost_peer(monkeypatch, exchange, error, raised):
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    for name in ("all_reduce", "broadcast_object_list", "barrier"):
+        monkeypatch.setattr(torch.distributed, name, fail)
+    with pytest.raises(raised) as caught:
+        exchange(World(rank=1, size=2, device=ALONE.device))
+    assert type(caught.value) is raised
+    if raised is PeerLost:
+        assert str(caught.value).startswith("rank 1 of 2 lost another rank (connection closed by peer); look why")
