@@ -28,8 +28,10 @@ from model.transformer import Transformer
 
 TAIL_SHARE = 0.05
 """`train_loss` is the mean over this last share of the steps."""
-LOOK_EVERY_GPU = 16
-"""Steps between two looks at the losses on a GPU: each look waits for the device. A CPU is looked at every step."""
+LOOK_STEPS = {"cpu": 1, "cuda": 16}
+"""Most steps between two looks at the losses and the wish to stop: on a GPU each look waits for the device."""
+LOOK_S = 2.0
+"""Steps that take longer than this together are looked at sooner: who stops a run waits for it."""
 SPEED_LOOKS = 20
 """Looks over which the displayed tokens/s is averaged."""
 
@@ -62,6 +64,8 @@ class Outcome:
     """Tokens over the time spent in steps: start-up, validation and checkpoints left out."""
     reason: str
     """Why it diverged or stopped; empty when done."""
+    device: str
+    """What rank 0 trained on, as torch calls it: `cpu`, or the model of a GPU."""
 
 
 class Observer(Protocol):
@@ -126,6 +130,19 @@ class _Seen:
     grad_norm: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Look:
+    """What all ranks learn together at a look, the same on each: what follows from it they do at the same step."""
+
+    seen: Sequence[_Seen]
+    step_s: float
+    """Time of one of these steps, by the clock of rank 0."""
+    saves: bool
+    """Whether rank 0 wants a checkpoint."""
+    stops: bool
+    """Whether any rank was asked to stop."""
+
+
 def train(
     members: Sequence[Member], execution: Execution, observer: Observer, should_stop: Callable[[], bool]
 ) -> tuple[Outcome, ...]:
@@ -144,6 +161,7 @@ def train(
         ValueError: More than one member, ranks that do not divide the batch, no such device, unreadable data or a
             checkpoint of another configuration.
         OSError: A checkpoint cannot be written; the ones before it are kept.
+        PeerLost: Another rank is gone; the checkpoints are kept.
     """
     if len(members) != 1:
         raise ValueError(f"train takes one run at a time for now, got {len(members)}; call it once per run")
@@ -181,16 +199,17 @@ def _train(member: Member, execution: Execution, observer: Observer, should_stop
     if leads:
         observer.progress(0, progress.step, config.steps, speed)
     looked = time.monotonic()
+    look_at = progress.step + 1  # nothing is known yet of how long a step takes
     for step in range(progress.step, config.steps):
         pending.append(_step(run, step))
-        if not _looks(run, step + 1):
+        if step + 1 < look_at and not _validates(config, step + 1):
             continue
-        due = leads and time.monotonic() - saved >= execution.checkpoint_every_s
-        seen, stops, saves = _look(pending, run.world, stop=should_stop(), due=due)
+        look = _look(pending, run.world, should_stop, looked=looked, save_at=saved + execution.checkpoint_every_s)
+        look_at = step + 1 + _steps_to_next_look(look.step_s, LOOK_STEPS[run.world.device.type])
         now = time.monotonic()
         speed = _smoothed(speed, config.batch_tokens * len(pending) / max(now - looked, 1e-9))
         pending.clear()
-        progress, seen = _advance(progress, seen, now - looked, config)
+        progress, seen = _advance(progress, look.seen, now - looked, config)
         diverged = progress.divergence.reason
         if leads:
             observer.progress(0, progress.step, config.steps, speed)
@@ -200,17 +219,16 @@ def _train(member: Member, execution: Execution, observer: Observer, should_stop
                 observer.metrics(0, row)
         progress = replace(progress, wall_time_s=earlier_s + time.monotonic() - started)
         if diverged:
-            return _outcome("diverged", seen[-1].loss, progress, config, diverged)
+            return _outcome(run, progress, "diverged", seen[-1].loss, diverged)
         if validation is not None and step + 1 == config.steps:
             if not math.isfinite(validation):
-                return _outcome("diverged", validation, progress, config, f"the validation loss became {validation}")
-            return _outcome("done", validation, progress, config, "")
-        if stops or saves:
+                return _outcome(run, progress, "diverged", validation, f"the validation loss became {validation}")
+            return _outcome(run, progress, "done", validation, "")
+        if look.stops or look.saves:
             _save(run, progress)
             saved = time.monotonic()
-        if stops:
-            reason = f"asked to stop at step {step + 1} of {config.steps}"
-            return _outcome("stopped", math.nan, progress, config, reason)
+        if look.stops:
+            return _outcome(run, progress, "stopped", math.nan, f"asked to stop at step {step + 1} of {config.steps}")
         looked = time.monotonic()
     raise AssertionError("the last step validates and returns")
 
@@ -299,9 +317,13 @@ def _micro_batches(rows: range, micro_batch: int) -> Iterator[range]:
     return (rows[i : i + size] for i in range(0, len(rows), size))
 
 
-def _looks(run: _Run, done: int) -> bool:
-    every = LOOK_EVERY_GPU if run.world.device.type == "cuda" else 1
-    return done % every == 0 or _validates(run.config, done)
+def _steps_to_next_look(step_s: float, most: int) -> int:
+    """As many steps of `step_s` seconds as fit into `LOOK_S`, from 1 to `most`.
+
+    >>> [_steps_to_next_look(step_s, 16) for step_s in (0.01, 0.3, 45.0)]
+    [16, 6, 1]
+    """
+    return most if step_s * most <= LOOK_S else max(1, int(LOOK_S / step_s))
 
 
 def _validates(config: TrainConfig, done: int) -> bool:
@@ -309,16 +331,20 @@ def _validates(config: TrainConfig, done: int) -> bool:
     return done == config.steps or (every > 0 and done % every == 0)
 
 
-def _look(pending: Sequence[_Step], world: World, *, stop: bool, due: bool) -> tuple[Sequence[_Seen], bool, bool]:
-    """The steps' results, and whether any rank was asked to stop or wants a checkpoint: one exchange between ranks."""
+def _look(
+    pending: Sequence[_Step], world: World, should_stop: Callable[[], bool], *, looked: float, save_at: float
+) -> _Look:
+    """Wait for the steps since the look at `looked`, then tell each other of them: one exchange between ranks."""
     losses = torch.stack([one.loss for one in pending]).tolist()
     norms = torch.stack([one.grad_norm for one in pending]).tolist()
-    total = sum_over_ranks([*losses, *norms, float(stop), float(due)], world)
+    now = time.monotonic()
+    step_s, saves = ((now - looked) / len(pending), float(now >= save_at)) if world.leads else (0.0, 0.0)
+    total = sum_over_ranks([*losses, *norms, step_s, saves, float(should_stop())], world)
     seen = [
         _Seen(step=one.step, lr=one.lr, loss=loss, grad_norm=norm / world.size)
-        for one, loss, norm in zip(pending, total[: len(pending)], total[len(pending) : -2], strict=True)
+        for one, loss, norm in zip(pending, total[: len(pending)], total[len(pending) : -3], strict=True)
     ]
-    return seen, total[-2] > 0, total[-1] > 0
+    return _Look(seen=seen, step_s=total[-3], saves=total[-2] > 0, stops=total[-1] > 0)
 
 
 def _advance(
@@ -381,9 +407,9 @@ def _smoothed(speed: float, now: float) -> float:
 
 
 def _outcome(
-    state: Literal["done", "diverged", "stopped"], loss: float, progress: Progress, config: TrainConfig, reason: str
+    run: _Run, progress: Progress, state: Literal["done", "diverged", "stopped"], loss: float, reason: str
 ) -> Outcome:
-    tokens = progress.step * config.batch_tokens
+    tokens = progress.step * run.config.batch_tokens
     return Outcome(
         state=state,
         loss=loss,
@@ -393,4 +419,5 @@ def _outcome(
         wall_time_s=progress.wall_time_s,
         tokens_per_s=tokens / progress.stepping_s,
         reason=reason,
+        device=run.world.device_name,
     )

@@ -140,6 +140,7 @@ def test_a_run_ends_with_its_validation_loss(tmp_path):
     assert outcome.loss == rows[-1]["val/loss"] < rows[0]["loss"] - 0.3
     assert outcome.train_loss == pytest.approx(sum(losses(rows)[-3:]) / 3)
     assert 0 < outcome.tokens / outcome.tokens_per_s < outcome.wall_time_s
+    assert outcome.device == "cpu"
 
 
 def test_rows_carry_the_scheduled_rate_and_the_tokens_seen(tmp_path):
@@ -173,7 +174,7 @@ def test_looking_at_the_losses_less_often_changes_nothing(tmp_path, monkeypatch)
     often = run(tmp_path, small(steps=40))
     diverging = small(steps=150, lr=30.0)
     early = run(tmp_path, diverging)
-    monkeypatch.setattr(model.train, "_looks", lambda run, done: done % 7 == 0 or done == run.config.steps)
+    monkeypatch.setitem(model.train.LOOK_STEPS, "cpu", 7)
     for (before, rows), (after, rows_after) in [
         (often, run(tmp_path, small(steps=40))),
         (early, run(tmp_path, diverging)),
@@ -185,6 +186,42 @@ def test_looking_at_the_losses_less_often_changes_nothing(tmp_path, monkeypatch)
             before.train_loss,
             before.steps,
         )
+
+
+@pytest.mark.parametrize(
+    ("step_s", "looks"),
+    [(0.001, [1, 17, 20]), (0.3, [1, 7, 13, 19, 20]), (0.9, [1, *range(3, 20, 2), 20]), (45.0, list(range(1, 21)))],
+)
+def test_slow_steps_are_looked_at_every_two_seconds(tmp_path, monkeypatch, step_s, looks):
+    recorder, now, step = Recorder(NEVER), [0.0], model.train._step
+
+    def slow_step(*arguments: Any) -> Any:
+        now[0] += step_s
+        return step(*arguments)
+
+    monkeypatch.setattr(model.train, "_step", slow_step)
+    monkeypatch.setattr(model.train.time, "monotonic", lambda: now[0])
+    monkeypatch.setitem(model.train.LOOK_STEPS, "cpu", 16)
+    execution = Execution(device="cpu", checkpoint_every_s=1e9)
+    train([Member(config=small(steps=20), checkpoints=tmp_path)], execution, recorder, recorder.should_stop)
+    assert recorder.beats[1:-2] == looks  # after the start, and before the two batches of the validation
+    assert recorder.asked == len(looks)
+
+
+def test_a_look_follows_a_wish_to_stop_even_if_it_came_while_the_device_was_busy(tmp_path, monkeypatch):
+    asked_to_stop = False
+    stack = model.train.torch.stack
+
+    def busy(*arguments: Any) -> Any:
+        nonlocal asked_to_stop
+        asked_to_stop = True
+        return stack(*arguments)
+
+    monkeypatch.setattr(model.train.torch, "stack", busy)
+    recorder = Recorder(NEVER)
+    member = Member(config=small(), checkpoints=tmp_path)
+    (outcome,) = train([member], Execution(device="cpu"), recorder, lambda: asked_to_stop)
+    assert (outcome.state, outcome.steps) == ("stopped", 1)
 
 
 @pytest.mark.parametrize("stop_after", [1, 7, 19])
@@ -335,6 +372,50 @@ def test_two_processes_train_as_one(tmp_path):
     assert [(o["state"], o["steps"]) for o in (outcomes[2], others[2])] == [("stopped", 10)] * 2
     resumed, _ = run(tmp_path / "stopped", stopped)  # by one process now
     assert resumed.loss == pytest.approx(alone[2][0].loss, rel=1e-8)
+
+
+def start_ranks(
+    folder: Path, config: TrainConfig, *, stop_after: tuple[int, int], **environment: tuple[str, str]
+) -> Any:
+    """Two processes that train one run; `environment` and `stop_after` hold a value for each."""
+    return [
+        start(
+            folder / f"rank{rank}",
+            [(folder / "run", config, {}, stop_after[rank])],
+            RANK=str(rank),
+            WORLD_SIZE="2",
+            LOCAL_RANK=str(rank),
+            SWEEPER_INIT_METHOD=f"file://{folder / 'group'}",
+            **{name: values[rank] for name, values in environment.items()},
+        )
+        for rank in range(2)
+    ]
+
+
+def test_ranks_look_at_the_same_steps_though_their_clocks_differ(tmp_path):
+    config = small_in_float64(steps=60)
+    alone, _ = run(tmp_path / "alone", config)
+    slowness = {"LOOK_STEPS": ("16", "16"), "LOOK_S": ("0.04", "0.04"), "STEP_S": ("0.005", "0.005")}
+    processes = start_ranks(tmp_path, config, stop_after=(NEVER, 4), CLOCK=("1", "7"), **slowness)
+    assert [process.wait(timeout=60) for process in processes] == [0, 0], (tmp_path / "rank1" / "stderr").read_text()
+    (first,), (second,) = (results(tmp_path / f"rank{rank}")[0] for rank in range(2))
+    assert (first["state"], first["steps"]) == (second["state"], second["steps"])
+    assert first["state"] == "stopped"
+    assert 4 <= first["steps"] < 60
+    assert run(tmp_path / "run", config)[0].loss == pytest.approx(alone.loss, rel=1e-8)
+
+
+def test_a_killed_rank_is_told_from_an_error_of_the_others(tmp_path):
+    survivor, victim = start_ranks(tmp_path, small(steps=10**6), stop_after=(NEVER, NEVER))
+    try:
+        wait_until(lambda: len(results(tmp_path / "rank0")[1][0]) >= 5)
+    finally:
+        os.kill(victim.pid, signal.SIGKILL)
+        victim.wait()
+    assert survivor.wait(timeout=60) == 1
+    last = (tmp_path / "rank0" / "stderr").read_text().splitlines()[-1]
+    assert "model.distributed.PeerLost: rank 0 of 2 lost another rank (" in last
+    assert last.endswith("launch again: the run resumes from its last checkpoint")
 
 
 def test_bfloat16_stays_near_float32(tmp_path):

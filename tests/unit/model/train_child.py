@@ -1,16 +1,21 @@
 """The program that test_train.py starts as a process of its own, to be killed, or to be one rank of several.
 
 Usage: train_child.py CASES.pickle RESULT.jsonl — trains each case in turn; every row and outcome becomes a JSON line.
+With LOOK_STEPS, LOOK_S, STEP_S and CLOCK in the environment, a CPU is looked at as seldom as a GPU, a step lasts that
+much longer, and the clock of this process runs at that rate.
 """
 
 import json
+import os
 import pickle
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
+import model.train
 from model.config import Execution
 from model.train import Member, train
 
@@ -28,7 +33,23 @@ class Writer:
         pass
 
 
+def look_seldom() -> None:
+    """Set the interval between looks from the environment, and make steps long and the clock wrong."""
+    model.train.LOOK_STEPS["cpu"] = int(os.environ["LOOK_STEPS"])
+    model.train.LOOK_S = float(os.environ["LOOK_S"])
+    monotonic, step = time.monotonic, model.train._step
+
+    def slow_step(*arguments: Any) -> Any:
+        time.sleep(float(os.environ["STEP_S"]))
+        return step(*arguments)
+
+    model.train._step = slow_step
+    time.monotonic = lambda: monotonic() * float(os.environ["CLOCK"])
+
+
 def main() -> None:
+    if "LOOK_STEPS" in os.environ:
+        look_seldom()
     cases = pickle.loads(Path(sys.argv[1]).read_bytes())  # noqa: S301 - written by the test itself
     with Path(sys.argv[2]).open("a") as lines:
         for folder, config, execution, stops_after_asking in cases:
