@@ -100,9 +100,14 @@ def read_checkpoint(path: Path, device: torch.device) -> tuple[int, dict[str, An
 
 
 def delete_checkpoints(folder: Path) -> None:
-    """Remove the checkpoints of a run and what a killed writer left; other files and the folder stay."""
+    """Remove the checkpoints of a run and what a killed writer left, then the folder unless it holds something else.
+
+    A missing folder is no error.
+    """
     for path in (*_newest_first(folder), *folder.glob("step-*.partial")):
         path.unlink(missing_ok=True)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def _newest_first(folder: Path) -> Iterator[Path]:

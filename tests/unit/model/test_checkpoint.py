@@ -143,3 +143,18 @@ def test_deleting_leaves_other_files_alone(tmp_path):
     other.write_text("keep")
     delete_checkpoints(tmp_path)
     assert list(tmp_path.iterdir()) == [other]
+
+
+def test_deleting_clears_every_checkpoint_and_what_a_killed_writer_left(tmp_path):
+    folder = tmp_path / "checkpoint"
+    flip_a_bit(save(folder, 1))
+    save(folder, 2)
+    for step in (2, 3):
+        (folder / f"step-{step:09d}-0123456789abcdef.partial").write_bytes(b"half")
+    delete_checkpoints(folder)
+    assert not folder.exists()
+
+
+def test_deleting_what_is_not_there_is_no_error(tmp_path):
+    delete_checkpoints(tmp_path / "absent")
+    assert list(tmp_path.iterdir()) == []
