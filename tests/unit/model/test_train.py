@@ -395,7 +395,7 @@ def start_ranks(
 def test_ranks_look_at_the_same_steps_though_their_clocks_differ(tmp_path):
     config = small_in_float64(steps=60)
     alone, _ = run(tmp_path / "alone", config)
-    slowness = {"LOOK_STEPS": ("16", "16"), "LOOK_S": ("0.04", "0.04"), "STEP_S": ("0.005", "0.005")}
+    slowness = {"LOOK_STEPS": ("16", "16"), "LOOK_S": ("0.5", "0.5"), "STEP_S": ("0.01", "0.01")}
     processes = start_ranks(tmp_path, config, stop_after=(NEVER, 4), CLOCK=("1", "7"), **slowness)
     assert [process.wait(timeout=60) for process in processes] == [0, 0], (tmp_path / "rank1" / "stderr").read_text()
     (first,), (second,) = (results(tmp_path / f"rank{rank}")[0] for rank in range(2))
