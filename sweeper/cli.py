@@ -98,17 +98,18 @@ def plan(
 
     Example: sweeper plan quickstart model.depth=4 'axes.lr=geom(5e-3,0.16,6)'
     """
-    from sweeper.launch import check_data, plan_sweep
+    from sweeper.launch import check_runs, plan_sweep
     from sweeper.plan import plan_json
     from sweeper.sources import open_sweep
     from sweeper.terminal.plan import print_plan
 
     sweep, specs, folder = open_sweep(name, overrides or [], runs)
+    notes = (*sweep.notes, *check_runs(specs, sweep.cluster))
     planned = plan_sweep(sweep, specs, folder)
     if as_json:
-        typer.echo(json.dumps(plan_json(planned)))
+        typer.echo(json.dumps(plan_json(planned, notes)))
     else:
-        print_plan(planned, sweep.title, (*sweep.notes, *check_data(specs)), rows=rows)
+        print_plan(planned, sweep.title, notes, rows=rows)
     if budget is not None and planned.totals.gpu_hours_left > budget:
         typer.echo(
             f"over budget: {planned.totals.gpu_hours_left:.4g} {planned.device}-hours left to run, {budget:g} at hand",
@@ -139,7 +140,7 @@ def launch(
         return
     sweep, specs, folder = open_sweep(name, overrides or [], runs)
     with Progress(sweep.name) as progress:
-        result = launch_sweep(sweep, specs, folder, progress.show)
+        result = launch_sweep(sweep, specs, folder, follow=progress.show, tell=progress.note)
     collected = collect_sweep(specs, folder)
     print_launch(result, collected, sweep.name)
     if result.interrupted:
@@ -253,7 +254,7 @@ def predict(
     Example: sweeper predict quickstart --tokens 4e6 --depth 4
     """
     from sweeper.analysis import predict_question
-    from sweeper.sources import Asked, base_over_peak, open_source
+    from sweeper.sources import Asked, open_source
     from sweeper.typed import plain
 
     asked = Asked(lr=lr, mapping=tuple(map_ or ()), by=_names(by), per=_names(per), where=where)
@@ -263,14 +264,14 @@ def predict(
     if not target:
         raise SweeperError("no target: say where to predict, such as --tokens 100e9")
     predictions = predict_question(
-        found.table, found.question, target, transfer=found.transfer, method=_method(method), lr=lr, loss=loss
+        found.table, found.question, target, specs=found.specs, method=_method(method), lr=lr, loss=loss
     )
     if as_json:
         typer.echo(json.dumps({"schema_version": SCHEMA_VERSION, "predictions": plain(predictions)}))
         return
     from sweeper.terminal.fit import print_predictions
 
-    print_predictions(predictions, base_over_peak(found, target))
+    print_predictions(predictions)
 
 
 @app.command()
@@ -319,7 +320,7 @@ def plot(
             raise SweeperError(f"--figure {name!r}: no such figure; {did_you_mean(name, FIGURES)}")
     report = fit_question(found.table, question, method=_method(method), lr=lr, loss=loss)
     folder = out or (found.folder.figures if found.folder else Path("figures") / Path(source).stem)
-    drawn = plot_question(found.table, question, report, lr=lr, loss=loss)
+    drawn = plot_question(found.table, question, report, loss=loss)
     for name in (name for name in question.figures if name not in drawn):
         typer.echo(f"no data for the figure {name!r}: left out", err=True)
     print_figures(path for name, made in drawn.items() for path in save_figure(made, folder, name, _names(formats)))

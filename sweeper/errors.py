@@ -15,6 +15,10 @@ class DataError(SweeperError):
     """Text or token files cannot be read or do not fit the model."""
 
 
+class DiskError(SweeperError):
+    """A file cannot be written; nothing half written is left."""
+
+
 class TableError(SweeperError):
     """A table of results has no rows, or lacks or misuses a column."""
 
@@ -25,9 +29,3 @@ class FitError(SweeperError):
 
 class LaunchError(SweeperError):
     """Jobs cannot be prepared, started or written down."""
-
-
-class RunsFailedError(SweeperError):
-    """The sweep went to its end but some runs failed; the records of the others are kept."""
-
-    exit_code = 3

@@ -5,41 +5,51 @@ import signal
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from model.config import DataConfig
 from model.corpus import check_corpus, read_corpus
 from sweeper import scheduler
-from sweeper.errors import DataError, LaunchError
-from sweeper.plan import Plan, make_plan, plan_json
+from sweeper.errors import ConfigError, DataError, LaunchError
+from sweeper.plan import Plan, PlannedRun, make_plan, plan_json
 from sweeper.records import (
+    Attempt,
     Beat,
     JobFile,
     Owner,
     SweepFolder,
+    close_job,
     is_lost,
     launcher_lock,
     live_jobs,
     read_attempts,
     read_beat,
     read_evidence,
+    read_job,
     write_job,
     write_json,
     write_spec,
+    write_submitted,
     write_text,
 )
 from sweeper.snapshot import take_snapshot
-from sweeper.spec import RunSpec, Sweep
-from sweeper.status import FINISHED, State, states
+from sweeper.spec import Cluster, RunSpec, Sweep
+from sweeper.status import FINISHED, State, state_of, states
 
 POLL_S = 0.2
 HEARTBEAT_S = 1.0
+RENEW_S = 20.0
+"""Between renewals of the launcher's lock."""
 STOP_TIMEOUT_S = 60.0
 """How long workers may take to write their last checkpoint before they are killed."""
+ASK_AGAIN_S = 1.0
+"""Between two requests to stop: a worker that is still importing misses the first."""
+BROKEN_S = 30.0
+"""How long the processes of a job may outlive one of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,12 +94,21 @@ def plan_sweep(sweep: Sweep, specs: Sequence[RunSpec], folder: SweepFolder) -> P
     return make_plan(sweep.name, specs, found, sweep.cluster, sweep.execution)
 
 
-def check_data(specs: Sequence[RunSpec]) -> tuple[str, ...]:
-    """Read every source of a sweep once and refuse what cannot be trained on; returns notes on repeated data.
+def check_runs(specs: Sequence[RunSpec], cluster: Cluster) -> tuple[str, ...]:
+    """Refuse what could only fail in a worker; returns notes on data that are read more than once.
+
+    Every source is read once.
 
     Raises:
+        ConfigError: A batch cannot be shared out over the processes.
         DataError: A source cannot be read, its tokens do not fit the model, or it holds too little text.
     """
+    for sequences in {spec.train.batch_sequences for spec in specs}:
+        if sequences % cluster.processes:
+            raise ConfigError(
+                f"a batch of {sequences} sequences cannot be shared out over cluster.processes {cluster.processes}; "
+                "choose a divisor, or another batch_tokens"
+            )
     notes = []
     for (data, vocab), members in _by_source(specs).items():
         needs = {(spec.train.model.context, spec.train.evaluation.sequences) for spec in members}
@@ -117,63 +136,81 @@ def _by_source(specs: Sequence[RunSpec]) -> dict[tuple[DataConfig, int], list[Ru
 
 
 def launch(
-    sweep: Sweep, specs: Sequence[RunSpec], folder: SweepFolder, follow: Callable[[Standing], None]
+    sweep: Sweep,
+    specs: Sequence[RunSpec],
+    folder: SweepFolder,
+    *,
+    follow: Callable[[Standing], None],
+    tell: Callable[[str], None],
 ) -> LaunchResult:
     """Run every cell without a result, a bounded number at a time, and return when none is left.
 
     Runs with a result are not run again; runs that another launcher's workers still train are waited for; runs whose
-    worker was killed resume from their checkpoint, up to `cluster.attempts` times. Ctrl-C lets every worker write a
-    checkpoint first, so that the next launch resumes.
+    worker was killed resume from their checkpoint, up to `cluster.attempts` times. Ctrl-C, SIGTERM or a closed terminal
+    let every worker write a checkpoint first, so that the next launch resumes; a second Ctrl-C kills them.
 
     Args:
         follow: Called several times a second with the standing.
+        tell: Called with each note before anything is started.
 
     Raises:
+        ConfigError: The runs do not fit this machine; nothing is started.
         DataError: The data cannot be read or do not fit; nothing is started.
-        LaunchError: Another launch of this sweep is alive, torch is missing, or the folder cannot be written.
+        DiskError: The folder cannot be written.
+        LaunchError: Another launch of this sweep is alive, or torch is missing.
     """
     if find_spec("torch") is None:
         raise LaunchError("training needs torch and none is installed here; pip install 'sweeper-lm[train]'")
-    check_data(specs)
-    with launcher_lock(folder):
+    for note in (*sweep.notes, *check_runs(specs, sweep.cluster)):
+        tell(note)
+    with launcher_lock(folder) as renew, _Interrupts() as interrupts:
         began = time.monotonic()
         plan = plan_sweep(sweep, specs, folder)
         code = _freeze(sweep, plan, folder)
         following = _Following(sweep=sweep, folder=folder, code=code, plan=plan, specs={s.run_id: s for s in specs})
-        interrupted = False
+        renewed = began
         try:
-            with _terminated_like_interrupted():
-                while following.step():
-                    follow(following.standing())
-                    time.sleep(POLL_S)
-        except KeyboardInterrupt:
-            interrupted = True
+            while not interrupts.count and following.step():
+                follow(following.standing())
+                if time.monotonic() - renewed > RENEW_S:
+                    renew()
+                    renewed = time.monotonic()
+                time.sleep(POLL_S)
         finally:
-            following.stop()
+            following.stop(interrupts)
             follow(following.standing())
         final = plan_sweep(sweep, specs, folder)
         write_json(folder.path / "plan.json", plan_json(final))
         return LaunchResult(
             started=len(following.started),
-            found=sum(run.state in FINISHED for run in plan.runs),
+            found=sum(state in FINISHED for state in {run.run_id: run.state for run in plan.runs}.values()),
             states=final.totals.states,
             failures=tuple(following.failures),
             wall_time_s=time.monotonic() - began,
-            interrupted=interrupted,
+            interrupted=interrupts.count > 0,
         )
 
 
-@contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """SIGTERM ends a launch as Ctrl-C does: workers first write their checkpoints."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+class _Interrupts:
+    """Counts Ctrl-C, SIGTERM and SIGHUP while it is open; the launch looks at the count between its steps."""
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __enter__(self) -> "_Interrupts":
+        # Outside the main thread Python installs no handlers: there the caller's own rule.
+        self.main = threading.current_thread() is threading.main_thread()
+        self.before = {number: signal.signal(number, self._note) for number in self.SIGNALS} if self.main else {}
+        return self
+
+    def _note(self, _number: int, _frame: Any) -> None:
+        self.count += 1
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
 
 
 def _freeze(sweep: Sweep, plan: Plan, folder: SweepFolder) -> str:
@@ -187,8 +224,11 @@ def _freeze(sweep: Sweep, plan: Plan, folder: SweepFolder) -> str:
 class _Active:
     owner: Owner
     runs: tuple[str, ...]
+    processes: int
     slot: scheduler.Slot | None
     """None for a job of an earlier launcher that found no slot free any more."""
+    broken_since: float | None = None
+    """When some of its processes were first seen missing, by the monotonic clock."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -200,6 +240,7 @@ class _Following:
     code: str
     plan: Plan
     specs: Mapping[str, RunSpec]
+    planned: dict[str, PlannedRun] = field(init=False)
     waiting: deque[RunSpec] = field(init=False)
     free: list[scheduler.Slot] = field(init=False)
     active: dict[str, _Active] = field(init=False, default_factory=dict)
@@ -211,39 +252,53 @@ class _Following:
     failures: list[Failure] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
+        self.planned = {run.run_id: run for run in self.plan.runs}
         self.waiting = deque(spec for job in self.plan.jobs for spec in job.runs)
-        self.ended = {run.run_id: run.state for run in self.plan.runs if run.state in FINISHED}
-        self.free = list(reversed(scheduler.slots(self.sweep.cluster, self.sweep.execution)))
+        self.ended = {run_id: run.state for run_id, run in self.planned.items() if run.state in FINISHED}
+        memory_gib = max((run.memory_gib for run in self.plan.runs), default=0.0)
+        cluster, execution = self.sweep.cluster, self.sweep.execution
+        self.free = list(reversed(scheduler.slots(cluster, execution, memory_gib)))
         for job, (file, owner) in live_jobs(self.folder).items():
-            self._adopt(job, owner, file.runs)
-        for run in self.plan.runs:
+            self._adopt(job, owner, file)
+        for run_id, run in self.planned.items():
             if run.state == "running":
-                self._adopt_holder(run.run_id)
+                self._adopt_holder(run_id)
 
-    def _adopt(self, job: str, owner: Owner, runs: tuple[str, ...]) -> None:
-        """Wait for a job that an earlier launcher started; it takes a slot like our own."""
-        if any(run_id in self.specs for run_id in runs):
-            self.active[job] = _Active(owner=owner, runs=runs, slot=self.free.pop() if self.free else None)
+    def _adopt(self, job: str, owner: Owner, file: JobFile) -> None:
+        """Wait for a job that an earlier launcher started; it keeps its GPUs, or takes a slot like our own."""
+        if not any(run_id in self.specs for run_id in file.runs):
+            return
+        slot = None
+        if file.gpus is not None and file.gpus in self.free:
+            slot = file.gpus
+            self.free.remove(slot)
+        self.active[job] = _Active(owner=owner, runs=file.runs, processes=file.processes, slot=slot)
 
     def _adopt_holder(self, run_id: str) -> None:
         """Wait for the living process that holds a run, whichever job it belongs to."""
         attempts = read_attempts(self.folder, run_id)
         if attempts and attempts[-1].job not in self.active:
-            self._adopt(attempts[-1].job, attempts[-1].owner, (run_id,))
+            self._adopt(attempts[-1].job, attempts[-1].owner, read_job(self.folder.jobs / attempts[-1].job))
 
     def step(self) -> bool:
         """Take up what ended, start what fits; False when nothing is left to wait for."""
-        for job in [job for job, active in self.active.items() if self._gone(job, active)]:
-            self._take_up(job)
+        for job, active in tuple(self.active.items()):
+            if is_lost(self.folder, active.owner, job):
+                self._take_up(job)
+            elif active.processes > 1 and active.owner.here:
+                self._end_if_broken(active)
         while self.waiting and self.free:
             self._start(self.waiting.popleft(), self.free.pop())
         return bool(self.active or self.waiting)
 
-    def _gone(self, job: str, active: _Active) -> bool:
-        if active.owner.here:
-            return not active.owner.alive
-        beat = read_beat(self.folder, job)
-        return is_lost(active.owner, beat.time if beat else 0.0)
+    def _end_if_broken(self, active: _Active) -> None:
+        """Kill what waits for a process that died: the controller of a job waits for all of them."""
+        if not scheduler.is_broken(active.owner, active.processes):
+            active.broken_since = None
+        elif active.broken_since is None:
+            active.broken_since = time.monotonic()
+        elif time.monotonic() - active.broken_since > BROKEN_S:
+            scheduler.kill(active.owner)
 
     def _start(self, spec: RunSpec, slot: scheduler.Slot) -> None:
         write_spec(self.folder, spec)
@@ -255,18 +310,24 @@ class _Following:
             processes=self.sweep.cluster.processes,
             heartbeat_s=HEARTBEAT_S,
             execution=self.sweep.execution,
+            gpus=slot,
         )
         path = write_job(self.folder, job).resolve()
-        owner = scheduler.submit(path, self.sweep.cluster, slot, _environment(self.folder, job))
-        self.active[name] = _Active(owner=owner, runs=job.runs, slot=slot)
+        owner = scheduler.submit(path, self.sweep.cluster, _environment(self.folder, job))
+        # Known here first: should the note below fail, `stop` still ends the process.
+        self.active[name] = _Active(owner=owner, runs=job.runs, processes=job.processes, slot=slot)
         self.started.add(spec.run_id)
+        write_submitted(path, owner)
 
     def _take_up(self, job: str) -> None:
+        """What became of the runs of a job that ended."""
         active = self.active.pop(job)
+        close_job(self.folder.jobs / job)
         if active.slot is not None:
             self.free.append(active.slot)
-        found = states(read_evidence(self.folder, active.runs))
-        for run_id, state in found.items():
+        in_jobs = {run_id for other in self.active.values() for run_id in other.runs}
+        for run_id, seen in read_evidence(self.folder, active.runs, in_jobs).items():
+            state = state_of(seen)
             if state in FINISHED:
                 self.ended[run_id] = state
             elif state == "failed":
@@ -275,11 +336,12 @@ class _Following:
             elif state == "running":
                 self._adopt_holder(run_id)
             elif run_id in self.specs:
-                self._again(run_id, job)
+                asked = bool(seen.attempts) and seen.attempts[-1].job == job and _was_asked(seen.attempts[-1])
+                self._again(run_id, job, asked=asked)
 
-    def _again(self, run_id: str, job: str) -> None:
-        """A worker died without a word: its run waits for another attempt, unless that happened too often."""
-        self.lost[run_id] += 1
+    def _again(self, run_id: str, job: str, *, asked: bool) -> None:
+        """A run whose worker ended without a result waits for another, unless workers die of it too often."""
+        self.lost[run_id] += not asked
         if self.lost[run_id] < self.sweep.cluster.attempts:
             self.waiting.appendleft(self.specs[run_id])
         else:
@@ -297,37 +359,43 @@ class _Following:
 
     def standing(self) -> Standing:
         """Tokens done and the speed of what runs, from the heartbeats."""
-        planned = {run.run_id: run for run in self.plan.runs}
         beats = [read_beat(self.folder, job) for job in self.active]
-        running = tuple(beat for beat in beats if beat is not None and beat.run_id in planned)
-        partial = sum(planned[b.run_id].tokens * b.step / max(1, b.steps) for b in running)
+        running = tuple(beat for beat in beats if beat is not None and beat.run_id in self.planned)
+        partial = sum(self.planned[b.run_id].tokens * b.step / max(1, b.steps) for b in running)
         return Standing(
             finished=len(self.ended),
-            runs=len(self.plan.runs),
-            tokens_done=int(sum(planned[r].tokens for r in self.ended if r in planned) + partial),
+            runs=len(self.planned),
+            tokens_done=int(sum(self.planned[run_id].tokens for run_id in self.ended) + partial),
             tokens=self.plan.totals.tokens,
             tokens_per_s=sum(beat.tokens_per_s for beat in running),
             running=running,
         )
 
-    def stop(self) -> None:
-        """Ask what still runs to write a checkpoint and end; kill what does not."""
-        for active in self.active.values():
-            if active.owner.here:
-                scheduler.terminate(active.owner)
-        deadline = time.monotonic() + STOP_TIMEOUT_S
-        while any(a.owner.here and a.owner.alive for a in self.active.values()) and time.monotonic() < deadline:
+    def stop(self, interrupts: _Interrupts) -> None:
+        """Ask what still runs to write a checkpoint and end; kill what does not, or at a second Ctrl-C."""
+        ours = [active.owner for active in self.active.values() if active.owner.here]
+        deadline, asked = time.monotonic() + STOP_TIMEOUT_S, -ASK_AGAIN_S
+        while any(owner.alive for owner in ours) and time.monotonic() < deadline and interrupts.count < 2:
+            if time.monotonic() - asked > ASK_AGAIN_S:
+                asked = time.monotonic()
+                for owner in ours:
+                    scheduler.terminate(owner)
             time.sleep(POLL_S / 4)
-        for active in self.active.values():
-            if active.owner.here:
-                scheduler.kill(active.owner)
+        for owner in ours:
+            scheduler.kill(owner)
+
+
+def _was_asked(attempt: Attempt) -> bool:
+    """Whether an attempt ended because somebody asked it to."""
+    return attempt.end is not None and attempt.end.state == "stopped"
 
 
 def _environment(folder: SweepFolder, job: JobFile) -> dict[str, str]:
     """What a job's processes see: the frozen code first, one pool of threads of the size asked for."""
     threads = str(job.execution.threads)
+    code = str((folder.code / job.code).resolve())
     return {
-        "PYTHONPATH": str((folder.code / job.code).resolve()),
+        "PYTHONPATH": os.pathsep.join(part for part in (code, os.environ.get("PYTHONPATH")) if part),
         "PYTHONSAFEPATH": "1",
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,

@@ -47,6 +47,7 @@ class Totals:
     """The sum of a plan; `left` counts the runs without a result."""
 
     runs: int
+    """Distinct runs: one that two arms share counts once."""
     left: int
     states: Mapping[State, int]
     tokens: int
@@ -58,15 +59,14 @@ class Totals:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """Runs that are submitted together, and the processes they take."""
+    """Runs that are submitted together."""
 
     runs: tuple[RunSpec, ...]
-    processes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What a launch would do now: every run with its price, and the jobs for those without a result."""
+    """What a launch would do now: every run of every arm with its price, and the jobs for those without a result."""
 
     sweep: str
     device: str
@@ -82,22 +82,24 @@ def make_plan(
     """Price every run, and make a job of each that has no result and is not running, the longest first."""
     flops_per_hour = cluster.gpu.peak_flops * cluster.gpu.mfu * 3600
     runs = tuple(_planned(s, states.get(s.run_id, "new"), flops_per_hour, cluster, execution) for s in specs)
-    left = [run for run in runs if run.state not in FINISHED]
-    by_cost = sorted(zip(specs, runs, strict=True), key=lambda pair: -pair[1].flops_causal)
-    to_run = [spec for spec, run in by_cost if run.state not in FINISHED and run.state != "running"]
+    distinct = {run.run_id: (spec, run) for spec, run in zip(specs, runs, strict=True)}
+    once = [run for _, run in distinct.values()]
+    left = [run for run in once if run.state not in FINISHED]
+    to_run = [pair for pair in distinct.values() if pair[1].state not in FINISHED and pair[1].state != "running"]
+    by_cost = sorted(to_run, key=lambda pair: -pair[1].flops_causal)
     return Plan(
         sweep=sweep,
         device=cluster.gpu.name,
         runs=runs,
-        jobs=tuple(Job(runs=(spec,), processes=cluster.processes) for spec in to_run),
+        jobs=tuple(Job(runs=(spec,)) for spec, _ in by_cost),
         totals=Totals(
-            runs=len(runs),
+            runs=len(once),
             left=len(left),
-            states=count_states(run.state for run in runs),
-            tokens=sum(run.tokens for run in runs),
-            flops=sum(run.flops for run in runs),
-            flops_causal=sum(run.flops_causal for run in runs),
-            gpu_hours=sum(run.gpu_hours for run in runs),
+            states=count_states(run.state for run in once),
+            tokens=sum(run.tokens for run in once),
+            flops=sum(run.flops for run in once),
+            flops_causal=sum(run.flops_causal for run in once),
+            gpu_hours=sum(run.gpu_hours for run in once),
             gpu_hours_left=sum(run.gpu_hours for run in left),
         ),
     )
@@ -126,14 +128,15 @@ def _planned(spec: RunSpec, state: State, flops_per_hour: float, cluster: Cluste
     )
 
 
-def plan_json(plan: Plan) -> dict[str, Any]:
-    """The plan as one plain object: `schema_version`, `runs` (axis values beside the rest) and `totals`."""
+def plan_json(plan: Plan, notes: Sequence[str] = ()) -> dict[str, Any]:
+    """The plan as one plain object: `schema_version`, `runs` (axis values beside the rest), `totals`, `notes`."""
     return {
         "schema_version": SCHEMA_VERSION,
         "sweep": plan.sweep,
         "device": plan.device,
         "runs": [_row(run) for run in plan.runs],
         "totals": plain(plan.totals),
+        "notes": list(notes),
     }
 
 

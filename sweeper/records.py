@@ -7,22 +7,24 @@ runs/<sweep>/ sweep.yaml plan.json results.csv results.parquet fits/ figures/
                  attempts/<k>/{owner.json, metrics.jsonl, provenance.json, log, end.json}
 """
 
+import errno
+import fcntl
 import json
 import os
 import shutil
 import socket
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import psutil
-
 from model.config import Execution
-from sweeper.errors import LaunchError, SweeperError
+from sweeper.errors import DiskError, LaunchError, SweeperError
+from sweeper.files import replacing
 from sweeper.spec import RunSpec, Value
 from sweeper.typed import build, plain
 
@@ -67,42 +69,90 @@ class RunRecord:
     """Of the data."""
     axes: Mapping[str, Value]
     """The axis values of the cell, by name."""
+    reason: str = ""
+    """Why a run diverged."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """Where a process id means something: one boot of one machine, one namespace of pids."""
+
+    host: str
+    machine: str
+    """/etc/machine-id; empty where there is none."""
+    boot: str
+    pid_namespace: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Owner:
     """A process that may be asked whether it still lives."""
 
-    host: str
+    at: Machine
     pid: int
-    started: float
-    """Creation time of the process, seconds since the epoch: a recycled pid is another process."""
+    started: int
+    """Clock ticks from the boot to its start: a recycled pid is another process, and no wall clock moves it."""
+    time: float
+    """When this was written down, seconds since the epoch."""
 
     @property
     def here(self) -> bool:
-        return self.host == socket.gethostname()
+        """Whether this process can ask after it."""
+        return self.at == this_machine()
+
+    @property
+    def rebooted(self) -> bool:
+        """Whether its machine is this one, booted again since."""
+        now = this_machine()
+        same = bool(now.machine) and (self.at.machine, self.at.host) == (now.machine, now.host)
+        return same and self.at.boot != now.boot
 
     @property
     def alive(self) -> bool:
-        """Whether the process runs; only meaningful on its own host."""
-        try:
-            process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.started) < 2.0  # the boot clock of containers drifts a little
-            return same and process.status() != psutil.STATUS_ZOMBIE
-        except psutil.Error:
-            return False
+        """Whether the process runs; only meaningful where it is `here`."""
+        return started_at(self.pid) == self.started
+
+
+@cache
+def this_machine() -> Machine:
+    """This machine, as `Owner` remembers it."""
+    identity = Path("/etc/machine-id")
+    return Machine(
+        host=socket.gethostname(),
+        machine=identity.read_text().strip() if identity.exists() else "",
+        boot=Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+        pid_namespace=str(Path("/proc/self/ns/pid").readlink()),
+    )
+
+
+def started_at(pid: int) -> int | None:
+    """Clock ticks from the boot to the start of a process; None for one that is gone or a zombie."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    state, *fields = stat.rpartition(")")[2].split()  # the name before it may hold spaces and brackets
+    return None if state in "ZX" else int(fields[18])
 
 
 def owner_of(pid: int) -> Owner:
-    """The identity of a process of this host."""
-    return Owner(host=socket.gethostname(), pid=pid, started=psutil.Process(pid).create_time())
+    """The identity of a process of this machine.
+
+    Raises:
+        ProcessLookupError: There is none of this number.
+    """
+    started = started_at(pid)
+    if started is None:
+        raise ProcessLookupError(f"no process {pid}")
+    return Owner(at=this_machine(), pid=pid, started=started, time=time.time())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class End:
     """How an attempt ended without a record."""
 
-    state: Literal["stopped", "error"]
+    state: Literal["stopped", "lost", "error"]
+    """`stopped`: asked to, by a signal; `lost`: another process of the run died; `error`: one of its own."""
     reason: str
     """One sentence."""
     detail: str = ""
@@ -130,6 +180,8 @@ class JobFile:
     processes: int
     heartbeat_s: float
     execution: Execution
+    gpus: tuple[str, ...] | None = None
+    """GPUs that the job may use, as CUDA_VISIBLE_DEVICES names them; None leaves the scheduler's choice."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,25 +229,9 @@ class SweepFolder:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all: a temporary name in the same folder, flushed to disk, renamed.
-
-    Raises:
-        LaunchError: The disk is full or the folder not writable; no partial file stays.
-    """
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
-        raise LaunchError(
-            f"{path}: cannot be written ({error.strerror}); free space or choose another folder with --runs"
-        ) from error
+    """Write a file whole or not at all (`DiskError`)."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -222,10 +258,8 @@ def read_json(path: Path, kind: type[T]) -> T | None:
 
 
 def write_spec(folder: SweepFolder, spec: RunSpec) -> None:
-    """Freeze what a run is to do; an existing spec of the same identity stays as it is."""
-    path = folder.run(spec.run_id) / "spec.json"
-    if not path.exists():
-        write_json(path, spec)
+    """Freeze what a run is to do. An older spec of the same identity may differ in paths: the new one replaces it."""
+    write_json(folder.run(spec.run_id) / "spec.json", spec)
 
 
 def read_spec(folder: SweepFolder, run_id: str) -> RunSpec:
@@ -273,19 +307,27 @@ class _Held:
 
 
 def claim_attempt(folder: SweepFolder, run_id: str, job: str) -> int | None:
-    """The number of the attempt that this process now holds, or None if a living one holds the run.
+    """The number of the attempt that this process now holds, or None if the run is finished or a living one holds it.
 
     The claim is the rename of a folder that already holds its owner file, so no reader sees one without an owner and
     only one of two claimants wins.
+
+    Raises:
+        DiskError: The folder cannot be written.
     """
     while True:
         attempts = read_attempts(folder, run_id)
-        if attempts and attempts[-1].end is None and not is_lost(attempts[-1].owner, last_beat(folder, attempts[-1])):
+        if attempts and attempts[-1].end is None and not is_lost(folder, attempts[-1].owner, attempts[-1].job):
             return None
-        number = attempts[-1].number + 1 if attempts else 1
-        held = _Held(owner=owner_of(os.getpid()), job=job)
-        if _claim(folder.attempt(run_id, number), held):
-            return number
+        taken = [int(name) for name in _names(folder.run(run_id) / "attempts") if name.isdigit()]
+        number = max(taken, default=0) + 1
+        if _claim(folder.attempt(run_id, number), _Held(owner=owner_of(os.getpid()), job=job)):
+            break
+    if read_record(folder, run_id) is None:
+        return number
+    # It was finished between the caller's look at the record and the claim.
+    write_end(folder, run_id, number, End(state="stopped", reason="the run was finished already"))
+    return None
 
 
 def _claim(path: Path, held: _Held) -> bool:
@@ -293,27 +335,26 @@ def _claim(path: Path, held: _Held) -> bool:
     write_json(prepared / "owner.json", held)
     try:
         prepared.rename(path)
-    except OSError:  # the folder exists already: somebody else holds it
+    except OSError as error:
         shutil.rmtree(prepared, ignore_errors=True)
-        return False
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+            return False
+        raise DiskError(f"{path}: cannot be claimed ({error.strerror}); free space or mend the folder") from error
     return True
 
 
 STALE_S = 900.0
-"""A process on another host counts as lost when its last sign of life is older than this, seconds."""
+"""A process that cannot be asked counts as lost when its last sign of life is older than this, seconds."""
 
 
-def is_lost(owner: Owner, last_sign: float) -> bool:
-    """Whether a process without an end is gone: by its pid on its own host, else by its silence."""
+def is_lost(folder: SweepFolder, owner: Owner, job: str) -> bool:
+    """Whether a process without an end is gone: by its pid where it can be asked, else by the silence of its job."""
     if owner.here:
         return not owner.alive
-    return time.time() - max(last_sign, owner.started) > STALE_S
-
-
-def last_beat(folder: SweepFolder, attempt: Attempt) -> float:
-    """When the job of an attempt last gave a sign of life, seconds since the epoch; 0 for never."""
-    beat = read_beat(folder, attempt.job)
-    return beat.time if beat else 0.0
+    if owner.rebooted:
+        return True
+    beat = read_beat(folder, job)
+    return time.time() - max(beat.time if beat else 0.0, owner.time) > STALE_S
 
 
 def write_end(folder: SweepFolder, run_id: str, number: int, end: End) -> None:
@@ -338,11 +379,18 @@ def read_job(path: Path) -> JobFile:
 
 
 def write_submitted(path: Path, owner: Owner) -> None:
+    """Note the process of a job that was started."""
     write_json(path / "submitted.json", owner)
 
 
+def close_job(path: Path) -> None:
+    """Note that a job ended, so that nobody asks after its process again."""
+    with suppress(FileNotFoundError):
+        (path / "submitted.json").rename(path / "ended.json")
+
+
 def live_jobs(folder: SweepFolder) -> dict[str, tuple[JobFile, Owner]]:
-    """Jobs of this host whose process still lives, by id."""
+    """Jobs of this machine whose process still lives, by id."""
     found = {}
     for name in _names(folder.jobs):
         owner = read_json(folder.jobs / name / "submitted.json", Owner)
@@ -359,45 +407,67 @@ def write_beat(path: Path, beat: Beat) -> None:
 
 
 def read_beat(folder: SweepFolder, job: str) -> Beat | None:
-    return read_json(folder.jobs / job / "heartbeat.json", Beat)
+    """The last heartbeat of a job; a torn one, after a power cut, is none."""
+    try:
+        return read_json(folder.jobs / job / "heartbeat.json", Beat)
+    except SweeperError:
+        return None
 
 
 # ── one launcher at a time ─────────────────────────────────────────────────────────────────────────────────────────
 
 
+LOCK_STALE_S = 120.0
+"""A launcher of another machine that did not renew its lock for this long is gone, seconds."""
+
+
 @contextmanager
-def launcher_lock(folder: SweepFolder) -> Iterator[None]:
-    """Hold the sweep for one launcher; a dead one's lock is taken over.
+def launcher_lock(folder: SweepFolder) -> Iterator[Callable[[], None]]:
+    """Hold the sweep for one launcher; yields what renews the hold, to be called every few seconds.
+
+    The kernel frees the lock when its process dies, however that happens. Filesystems that do not share locks between
+    machines are covered by the owner written into the file and its time of change.
 
     Raises:
         LaunchError: Another launcher of this sweep is alive.
     """
-    path = folder.path / "launcher"
-    held = _Held(owner=owner_of(os.getpid()), job="")
-    while not _claim(path, held):
-        other = read_json(path / "owner.json", _Held)
-        if other is None:
-            continue
-        if not is_lost(other.owner, path.stat().st_mtime):
-            raise LaunchError(
-                f"{folder.path}: another launch of this sweep runs on {other.owner.host} (pid {other.owner.pid}); "
-                "wait for it or stop it"
-            )
-        _remove(path)
+    path = folder.path / "launcher.lock"
     try:
-        yield
-    finally:
-        _remove(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+", encoding="utf-8")
+    except OSError as error:
+        raise DiskError(f"{path}: cannot be opened ({error.strerror}); mend the folder or choose another") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise _held_by_another(path) from None
+        except OSError:  # a filesystem without locks: the owner below must do
+            pass
+        renewed = time.time() - path.stat().st_mtime
+        other = _lock_owner(path)
+        if other is not None and not other.here and not other.rebooted and renewed < LOCK_STALE_S:
+            raise _held_by_another(path)
+        file.truncate(0)
+        file.write(json.dumps(plain(owner_of(os.getpid()))))
+        file.flush()
+        try:
+            yield lambda: os.utime(path)
+        finally:
+            file.truncate(0)
 
 
-def _remove(path: Path) -> None:
-    """Take a folder out of the way atomically, then delete it."""
-    gone = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+def _held_by_another(path: Path) -> LaunchError:
+    other = _lock_owner(path)
+    who = f"on {other.at.host} (pid {other.pid})" if other else "already"
+    return LaunchError(f"{path.parent}: another launch of this sweep runs {who}; wait for it or stop it")
+
+
+def _lock_owner(path: Path) -> Owner | None:
     try:
-        path.rename(gone)
-    except FileNotFoundError:
-        return
-    shutil.rmtree(gone, ignore_errors=True)
+        return read_json(path, Owner) if path.stat().st_size else None
+    except SweeperError:
+        return None
 
 
 # ── the evidence of states ─────────────────────────────────────────────────────────────────────────────────────────
@@ -415,9 +485,16 @@ class Evidence:
     """Whether a submitted job that contains the run is alive."""
 
 
-def read_evidence(folder: SweepFolder, run_ids: Iterable[str]) -> dict[str, Evidence]:
-    """What is known of each run: its record, else its attempts and the jobs that hold it."""
-    in_jobs = {run_id for job, _ in live_jobs(folder).values() for run_id in job.runs}
+def read_evidence(
+    folder: SweepFolder, run_ids: Iterable[str], in_jobs: Collection[str] | None = None
+) -> dict[str, Evidence]:
+    """What is known of each run: its record, else its attempts and the jobs that hold it.
+
+    Args:
+        in_jobs: Runs that living jobs hold, where the caller knows them; else the folders of all jobs are asked.
+    """
+    if in_jobs is None:
+        in_jobs = {run_id for job, _ in live_jobs(folder).values() for run_id in job.runs}
     known = set(_names(folder.path / "runs"))
     nothing = Evidence()
     return {r: _evidence(folder, r, r in in_jobs) if r in known else nothing for r in run_ids}
@@ -436,6 +513,6 @@ def _evidence(folder: SweepFolder, run_id: str, job_lives: bool) -> Evidence:
     if record is not None:
         return Evidence(record=record)
     attempts = read_attempts(folder, run_id)
-    open_attempt = attempts[-1] if attempts and attempts[-1].end is None else None
-    lives = open_attempt is not None and not is_lost(open_attempt.owner, last_beat(folder, open_attempt))
+    last = attempts[-1] if attempts and attempts[-1].end is None else None
+    lives = last is not None and not is_lost(folder, last.owner, last.job)
     return Evidence(attempts=attempts, holder_lives=lives, job_lives=job_lives)

@@ -7,7 +7,6 @@ run together: one per core, or one per GPU.
 import os
 import signal
 import subprocess
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,63 +15,95 @@ import psutil
 
 from model.config import Execution
 from sweeper.errors import ConfigError, LaunchError
-from sweeper.records import Owner, owner_of, write_submitted
+from sweeper.records import Owner, owner_of
 from sweeper.spec import Cluster
 
 MONTH_MIN = 60 * 24 * 31
-Slot = tuple[int, ...]
-"""The GPUs that one running job may use; empty on a machine without."""
+PROCESS_GIB = 0.5
+"""Memory of a worker process beside its run: Python and torch."""
+GIB = 2**30
+
+Slot = tuple[str, ...]
+"""The GPUs that one running job may use, as CUDA_VISIBLE_DEVICES names them; empty on a machine without."""
 
 
-def slots(cluster: Cluster, execution: Execution) -> tuple[Slot, ...]:
-    """One entry for each job that may run at a time on this machine."""
+def slots(cluster: Cluster, execution: Execution, memory_gib: float = 0.0) -> tuple[Slot, ...]:
+    """One entry for each job that may run at a time on this machine.
+
+    Args:
+        memory_gib: Of one process, by the plan; on CPUs no more jobs run than the free memory holds.
+
+    Raises:
+        ConfigError: A job needs more GPUs than there are, or asks for cuda where there are none.
+    """
     gpus = () if execution.device == "cpu" else visible_gpus()
+    if execution.device == "cuda" and not gpus:
+        raise ConfigError("execution.device is cuda but this machine shows no GPU; set it to auto or cpu")
     if gpus:
         fitting = [gpus[i : i + cluster.processes] for i in range(0, len(gpus), cluster.processes)]
         found = [slot for slot in fitting if len(slot) == cluster.processes]
         if not found:
             raise ConfigError(f"cluster.processes {cluster.processes} exceeds the {len(gpus)} GPUs here; lower it")
         return tuple(found[: cluster.parallel] if cluster.parallel else found)
-    cores = len(os.sched_getaffinity(0))
-    return ((),) * (cluster.parallel or max(1, cores // (cluster.processes * execution.threads)))
+    if cluster.parallel:
+        return ((),) * cluster.parallel
+    by_cores = cores() // (cluster.processes * execution.threads)
+    by_memory = psutil.virtual_memory().available / GIB // (cluster.processes * (memory_gib + PROCESS_GIB))
+    return ((),) * max(1, min(by_cores, int(by_memory)))
 
 
-def visible_gpus() -> tuple[int, ...]:
-    """Indices of the GPUs that this process may use, without asking torch."""
+def cores() -> int:
+    """CPU cores that this process may use: its affinity, and the quota of its container (cgroup v2)."""
+    allowed = len(os.sched_getaffinity(0))
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return allowed if quota == "max" else max(1, min(allowed, int(quota) // int(period)))
+    except (OSError, ValueError):
+        return allowed
+
+
+def visible_gpus() -> Slot:
+    """The GPUs that this process may use, without asking torch; CUDA stops at the first it cannot read."""
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
-        return tuple(int(index) for index in chosen.split(",") if index.strip().isdigit())
+        names: list[str] = []
+        for name in (part.strip() for part in chosen.split(",")):
+            if not name or name.startswith("-"):
+                break
+            names.append(name)
+        return tuple(names)
     try:
         listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired):
         return ()
-    return tuple(range(sum(line.startswith("GPU ") for line in listed.stdout.splitlines())))
+    return tuple(str(i) for i in range(sum(line.startswith("GPU ") for line in listed.stdout.splitlines())))
 
 
-def submit(job: Path, cluster: Cluster, slot: Slot, environment: Mapping[str, str]) -> Owner:
-    """Start the job whose intent lies in the folder `job`; returns its process, also written to `submitted.json`."""
+def submit(job: Path, cluster: Cluster, environment: Mapping[str, str]) -> Owner:
+    """Start the job whose intent lies in the folder `job`; returns its process."""
     import submitit
 
     from sweeper import worker_entry
 
     executor = submitit.LocalExecutor(folder=job / "submitit")
-    executor.update_parameters(
-        timeout_min=MONTH_MIN,
-        tasks_per_node=cluster.processes,
-        gpus_per_node=len(slot),
-        visible_gpus=slot,
-        stderr_to_stdout=True,
-    )
+    executor.update_parameters(timeout_min=MONTH_MIN, tasks_per_node=cluster.processes, stderr_to_stdout=True)
     try:
-        with _child_environment(environment), _ignoring_interrupts():
+        with _child_environment(environment), _keeping_interrupts():
             started = executor.submit(worker_entry.run, str(job))
+        return owner_of(int(started.job_id))
     except OSError as error:
         raise LaunchError(
-            f"{job}: cannot be started ({error.strerror}); free space or memory, then launch again"
+            f"{job}: cannot be started ({error.strerror or error}); free space or memory, then launch again"
         ) from error
-    owner = owner_of(int(started.job_id))
-    write_submitted(job, owner)
-    return owner
+
+
+def is_broken(owner: Owner, processes: int) -> bool:
+    """Whether a job of several processes has lost some of them, so that the others wait for ever."""
+    try:
+        alive = psutil.Process(owner.pid).children()
+    except psutil.Error:
+        return False
+    return 0 < len(alive) < processes
 
 
 def terminate(owner: Owner) -> None:
@@ -111,13 +142,14 @@ def _child_environment(extra: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextmanager
-def _ignoring_interrupts() -> Iterator[None]:
-    """Children started here ignore Ctrl-C of the terminal: the launcher asks them to stop in an orderly way."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _keeping_interrupts() -> Iterator[None]:
+    """Children started here never see Ctrl-C or a closed terminal: the launcher asks them to stop in an orderly way.
+
+    The signals are blocked, not ignored: one that arrives meanwhile reaches the launcher afterwards.
+    """
+    kept = (signal.SIGINT, signal.SIGHUP)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, kept)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

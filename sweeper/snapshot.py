@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import sweeper
-from sweeper.errors import LaunchError
+from sweeper.errors import DiskError, LaunchError
 from sweeper.records import write_json
 
 PACKAGES = ("sweeper", "model", "kernels")
@@ -18,25 +18,27 @@ ROOT = Path(sweeper.__file__).resolve().parent.parent
 
 
 def take_snapshot(code: Path) -> str:
-    """Copy the Python files of our packages to `code/<hash>` unless they are there, and return the hash."""
-    digest = hash_code(ROOT)
-    target = code / digest
-    if target.exists():
-        return digest
-    partial = code / f".{digest}.{uuid.uuid4().hex[:8]}"
+    """Copy the Python files of our packages to `code/<hash>`, unless they are there whole, and return the hash."""
+    partial = code / f".{uuid.uuid4().hex[:8]}.partial"
     try:
         for path in _sources(ROOT):
             copy = partial / path.relative_to(ROOT)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copy)
-        write_json(partial / "snapshot.json", {"hash": digest, **git_state(ROOT)})
-        partial.rename(target)
+        digest = hash_code(partial)  # of the copy: an edit meanwhile does no harm
+        target = code / digest
+        if target.exists() and hash_code(target) != digest:  # damaged, by a power cut say
+            target.rename(partial.with_suffix(".damaged"))
+        if not target.exists():
+            write_json(partial / "snapshot.json", {"hash": digest, **git_state(ROOT)})
+            partial.rename(target)
     except OSError as error:
+        raise DiskError(
+            f"{code}: the code cannot be copied ({error.strerror}); free space or choose another --runs"
+        ) from error
+    finally:
         shutil.rmtree(partial, ignore_errors=True)
-        if not target.exists():  # another launcher may have been faster
-            raise LaunchError(
-                f"{target}: the code cannot be copied ({error.strerror}); free space or choose another --runs"
-            ) from error
+        shutil.rmtree(partial.with_suffix(".damaged"), ignore_errors=True)
     return digest
 
 

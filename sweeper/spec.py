@@ -54,7 +54,8 @@ class Cluster:
     parallel: int = 0
     """Runs at a time; 0 takes as many as there are cores (or GPUs) for."""
     attempts: int = 3
-    """Attempts that may fail before a run is given up (an interrupted attempt does not count)."""
+    """Times within one launch that the worker of a run may die without a word (killed, out of memory) before the run
+    counts as failed; one that was asked to stop does not count, and an error of the run itself is not tried again."""
 
     def __post_init__(self) -> None:
         positive("the cluster's", processes=self.processes, attempts=self.attempts)
@@ -74,8 +75,8 @@ class Question:
     baseline: str = ""
     """The arm that leverage is measured against."""
     figures: tuple[str, ...] = ("lr", "law", "flops")
-    reference: str = ""
-    """Published values drawn behind ours."""
+    reference: Literal["", "hyperp"] = ""
+    """Published laws drawn behind ours, by their name in `laws.power.REFERENCES`; empty for none."""
     note: str = ""
     """One sentence that `fit` prints below its result: what to expect of this sweep, and what not."""
 

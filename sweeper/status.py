@@ -9,7 +9,7 @@ State = Literal["new", "running", "stopped", "failed", "done", "diverged"]
 """`done` and `diverged` are results and stay; `new`, `stopped` and `failed` are run by the next launch.
 
 `running` covers runs whose job has started but not yet claimed them. A `stopped` run was interrupted (signal, kill,
-power) and resumes from its checkpoint; a `failed` one ended in an error of its own.
+power, a lost process) and resumes from its checkpoint; a `failed` one ended in an error of its own.
 """
 
 STATES: tuple[State, ...] = ("new", "running", "stopped", "failed", "done", "diverged")

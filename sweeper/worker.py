@@ -6,7 +6,6 @@ import logging
 import os
 import platform
 import shutil
-import signal
 import socket
 import sys
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from model import corpus
+from model.distributed import PeerLost
 from model.shape import model_shape
 from model.train import Member, Outcome, train
 from sweeper.records import (
@@ -37,6 +37,7 @@ from sweeper.records import (
 )
 from sweeper.snapshot import read_snapshot, verify_snapshot
 from sweeper.spec import RunSpec
+from sweeper.worker_entry import Stop
 
 TRACEBACK_LINES = 20
 TURN_TIMEOUT_S = 600.0
@@ -44,7 +45,7 @@ TURN_TIMEOUT_S = 600.0
 log = logging.getLogger("sweeper.worker")
 
 
-def run(job_folder: str) -> None:
+def run(job_folder: str, stop: Stop) -> None:
     """Carry out a job: each of its runs to a record, or to an attempt's end. Safe to call twice.
 
     A run that is finished, or that a living process holds, is left alone.
@@ -54,28 +55,10 @@ def run(job_folder: str) -> None:
     job = read_job(path)
     verify_snapshot(folder.code, job.code)
     place = _take_place()
-    stop = _Stop()
     for run_id in job.runs:
-        if stop():
-            break
-        number = _take_turn(folder, job, path, place, run_id)
+        number = _take_turn(folder, job, path, place, run_id, stop)
         if number is not None:
             _attempt(folder, job, place, run_id, number, stop)
-
-
-class _Stop:
-    """A flag that SIGTERM, SIGUSR1 or SIGUSR2 raises; nothing else happens in a signal handler."""
-
-    def __init__(self) -> None:
-        self.received = 0
-        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
-            signal.signal(number, self._note)
-
-    def _note(self, number: int, _frame: Any) -> None:
-        self.received = number
-
-    def __call__(self) -> bool:
-        return self.received != 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,14 +87,17 @@ class _Turn:
     attempt: int | None
 
 
-def _take_turn(folder: SweepFolder, job: JobFile, path: Path, place: Place, run_id: str) -> int | None:
+def _take_turn(folder: SweepFolder, job: JobFile, path: Path, place: Place, run_id: str, stop: Stop) -> int | None:
     """The attempt to make at a run, or None to leave it; rank 0 decides and the others read its decision."""
     decision = path / "turns" / f"{run_id}.json"
     if place.rank == 0:
-        finished = read_record(folder, run_id) is not None
-        number = None if finished else claim_attempt(folder, run_id, job.job)
-        if place.world_size > 1:
-            write_json(decision, _Turn(attempt=number))
+        number = None
+        try:
+            if read_record(folder, run_id) is None and not stop():
+                number = claim_attempt(folder, run_id, job.job)
+        finally:
+            if place.world_size > 1:
+                write_json(decision, _Turn(attempt=number))
         return number
     deadline = time.monotonic() + TURN_TIMEOUT_S
     while (turn := read_json(decision, _Turn)) is None:
@@ -121,7 +107,7 @@ def _take_turn(folder: SweepFolder, job: JobFile, path: Path, place: Place, run_
     return turn.attempt
 
 
-def _attempt(folder: SweepFolder, job: JobFile, place: Place, run_id: str, number: int, stop: _Stop) -> None:
+def _attempt(folder: SweepFolder, job: JobFile, place: Place, run_id: str, number: int, stop: Stop) -> None:
     """One attempt: it ends in a record, or in an end that says why not."""
     home = folder.attempt(run_id, number)
     leads = place.rank == 0
@@ -142,6 +128,11 @@ def _attempt(folder: SweepFolder, job: JobFile, place: Place, run_id: str, numbe
             (outcome,) = train([member], job.execution, observer, stop)
         if leads:
             _finish(folder, spec, outcome, number, place)
+    except PeerLost as error:
+        log.exception("attempt %d at %s lost a process", number, run_id)
+        if leads:
+            write_end(folder, run_id, number, End(state="lost", reason=f"another process of the run died: {error}"))
+        raise
     except Exception as error:
         log.exception("attempt %d at %s failed", number, run_id)
         if leads:
@@ -149,7 +140,7 @@ def _attempt(folder: SweepFolder, job: JobFile, place: Place, run_id: str, numbe
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             write_end(folder, run_id, number, End(state="error", reason=reason, detail=detail))
         if place.world_size > 1:
-            raise  # the other ranks wait in a collective: let the scheduler end the job
+            raise  # ends this process, so that the launcher ends the others that wait for it
     finally:
         logging.getLogger().removeHandler(handler)
         handler.close()
@@ -204,10 +195,11 @@ def _finish(folder: SweepFolder, spec: RunSpec, outcome: Outcome, number: int, p
         world_size=place.world_size,
         fingerprint=train.data.fingerprint,
         axes=dict(spec.axes),
+        reason=outcome.reason if outcome.state == "diverged" else "",
     )
     write_record(folder, record)
     shutil.rmtree(folder.run(spec.run_id) / "checkpoint", ignore_errors=True)
-    log.info("%s: loss %s after %d steps", outcome.state, outcome.loss, outcome.steps)
+    log.info("%s: loss %s after %d steps %s", outcome.state, outcome.loss, outcome.steps, outcome.reason)
 
 
 def _finite(value: float) -> float | None:
@@ -218,6 +210,7 @@ def provenance(folder: SweepFolder, job: JobFile, spec: RunSpec, place: Place) -
     """Where and with what a run is carried out: enough to repeat it; no environment, no secrets."""
     import torch
 
+    on_gpu = job.execution.device != "cpu" and torch.cuda.is_available()
     packages = ("torch", "numpy", "triton", "submitit", "hydra-core")
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -229,7 +222,7 @@ def provenance(folder: SweepFolder, job: JobFile, spec: RunSpec, place: Place) -
         "python": sys.version.split()[0],
         "platform": platform.platform(),
         "processor": platform.processor() or platform.machine(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "device": torch.cuda.get_device_name() if on_gpu else "cpu",
         "threads": job.execution.threads,
         "world_size": place.world_size,
         "packages": {name: _version(name) for name in packages},

@@ -1,8 +1,34 @@
-"""What a scheduler's job calls: light to import, so that a launcher without torch can name it."""
+"""What a scheduler's job calls: light to import, so that it is ready for signals before torch is read."""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+
+class Stop:
+    """A flag that SIGTERM, SIGUSR1 or SIGUSR2 raises; nothing else happens in a signal handler."""
+
+    def __init__(self) -> None:
+        self.received = 0
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(number, self._note)
+
+    def _note(self, number: int, _frame: Any) -> None:
+        self.received = number
+
+    def __call__(self) -> bool:
+        return self.received != 0
 
 
 def run(job_folder: str) -> None:
     """Carry out the job whose intent lies in `job_folder` (`sweeper.worker.run`)."""
+    stop = Stop()
+    from sweeper.records import read_job
+
+    gpus = read_job(Path(job_folder)).gpus
+    if gpus is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
     from sweeper import worker
 
-    worker.run(job_folder)
+    worker.run(job_folder, stop)

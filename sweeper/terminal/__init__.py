@@ -56,7 +56,7 @@ def duration(seconds: float) -> str:
     """Hours, minutes and seconds.
 
     >>> duration(45), duration(75), duration(7300)
-    ('45 s', '1 min 15 s', '2 h 2 min')
+    ('45 s', '1 min 15 s', '2 h 1 min')
     """
     whole = round(seconds)
     if whole < 60:

@@ -1,5 +1,6 @@
 """Fits and predictions as tables."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -105,12 +106,8 @@ def _print_leverage(leverage: Sequence[Leverage]) -> None:
     console.print()
 
 
-def print_predictions(predictions: Iterable[LrPrediction], base_over_peak: float = 1.0) -> None:
-    """Each prediction with what should temper trust in it.
-
-    Args:
-        base_over_peak: What turns a peak rate at the target into the base rate of the sweep's transfer rule.
-    """
+def print_predictions(predictions: Iterable[LrPrediction]) -> None:
+    """Each prediction with what should temper trust in it."""
     for prediction in predictions:
         target = ", ".join(f"{name} {axis_value(value)}" for name, value in prediction.target.items())
         console.print(
@@ -123,8 +120,8 @@ def print_predictions(predictions: Iterable[LrPrediction], base_over_peak: float
         factors = ", ".join(f"{axis} × {factor:.4g}" for axis, factor in prediction.factors.items())
         console.print(f"  transfer {prediction.rule}: {factors or 'no factor needed'}", soft_wrap=True)
         console.print(f"  extrapolation: {prediction.extrapolation:.3g} × beyond the data", soft_wrap=True)
-        if base_over_peak != 1:
-            base = prediction.lr * base_over_peak
+        base = prediction.lr_base
+        if base is not None and not math.isclose(base, prediction.lr):
             console.print(f"  as the base rate of this sweep's transfer rule: lr = {base:.4g}", soft_wrap=True)
         for warning in prediction.warnings:
             console.print(f"  warning: {warning}", style="yellow", soft_wrap=True)

@@ -55,6 +55,10 @@ class Progress:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.bar.stop()
 
+    def note(self, text: str) -> None:
+        """Print a sentence above the bar."""
+        self.bar.console.print(text, style="yellow", soft_wrap=True)
+
     def show(self, standing: Standing) -> None:
         """Draw the standing; without a terminal, print a line every half minute."""
         now = time.monotonic()

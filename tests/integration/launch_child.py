@@ -13,6 +13,6 @@ from sweeper.records import SweepFolder
 if __name__ == "__main__":
     runs, steps, *rates = sys.argv[1:]
     specs = [run_spec(lr=float(lr), steps=int(steps)) for lr in rates]
-    result = launch(tiny_sweep(parallel=2), specs, SweepFolder(Path(runs), "tiny"), lambda _: None)
+    result = launch(tiny_sweep(parallel=2), specs, SweepFolder(Path(runs), "tiny"), follow=lambda _: None, tell=print)
     print(f"started {result.started} found {result.found} {dict(result.states)}")
     sys.exit(130 if result.interrupted else 0)

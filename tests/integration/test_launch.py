@@ -22,8 +22,12 @@ from sweeper.status import states
 CHILD = Path(__file__).parent / "launch_child.py"
 
 
-def quietly(_standing):
+def nobody(_):
     pass
+
+
+def quietly(sweep, specs, folder):
+    return launch(sweep, specs, folder, follow=nobody, tell=nobody)
 
 
 def wait_for(condition, timeout_s=60.0):
@@ -41,7 +45,7 @@ def losses(folder):
 def test_a_launch_ends_with_a_record_of_every_run_and_a_second_one_starts_nothing(tmp_path):
     folder = SweepFolder(tmp_path, "tiny")
     specs = [run_spec(lr=lr) for lr in (0.02, 0.05)]
-    first = launch(tiny_sweep(), specs, folder, quietly)
+    first = quietly(tiny_sweep(), specs, folder)
     assert (first.started, first.found, dict(first.states)) == (2, 0, {"done": 2})
     for spec in specs:
         home = folder.attempt(spec.run_id, 1)
@@ -51,9 +55,9 @@ def test_a_launch_ends_with_a_record_of_every_run_and_a_second_one_starts_nothin
         assert provenance["packages"]["torch"]
         assert provenance["world_size"] == 1
         assert not (folder.run(spec.run_id) / "checkpoint").exists()
-    second = launch(tiny_sweep(), specs, folder, quietly)
+    second = quietly(tiny_sweep(), specs, folder)
     assert (second.started, second.found) == (0, 2)
-    wider = launch(tiny_sweep(), [*specs, run_spec(lr=0.1)], folder, quietly)
+    wider = quietly(tiny_sweep(), [*specs, run_spec(lr=0.1)], folder)
     assert (wider.started, wider.found) == (1, 2)
 
 
@@ -61,7 +65,7 @@ def test_a_run_that_fails_is_reported_and_the_others_go_on(tmp_path):
     folder = SweepFolder(tmp_path, "tiny")
     good = run_spec(lr=0.05)
     bad = run_spec(lr=0.1, data=replace(CHAIN, fingerprint="0" * 16))
-    result = launch(tiny_sweep(), [bad, good], folder, quietly)
+    result = quietly(tiny_sweep(), [bad, good], folder)
     assert dict(result.states) == {"failed": 1, "done": 1}
     (failure,) = result.failures
     assert failure.run_id == bad.run_id
@@ -69,7 +73,7 @@ def test_a_run_that_fails_is_reported_and_the_others_go_on(tmp_path):
     assert "was planned with" in failure.log.read_text()
     (attempt,) = read_attempts(folder, bad.run_id)
     assert "Traceback" in attempt.end.detail
-    again = launch(tiny_sweep(), [bad, good], folder, quietly)
+    again = quietly(tiny_sweep(), [bad, good], folder)
     assert (again.started, again.found, len(read_attempts(folder, bad.run_id))) == (1, 1, 2)
 
 
@@ -77,8 +81,8 @@ def test_a_run_that_fails_is_reported_and_the_others_go_on(tmp_path):
 def test_two_processes_of_one_run_end_in_one_record_with_the_same_loss(tmp_path):
     alone, together = SweepFolder(tmp_path / "1", "tiny"), SweepFolder(tmp_path / "2", "tiny")
     spec = run_spec(steps=16)
-    launch(tiny_sweep(), [spec], alone, quietly)
-    launch(tiny_sweep(processes=2), [spec], together, quietly)
+    quietly(tiny_sweep(), [spec], alone)
+    quietly(tiny_sweep(processes=2), [spec], together)
     (one,), (two,) = read_records(alone).values(), read_records(together).values()
     assert (one.world_size, two.world_size) == (1, 2)
     assert two.loss == pytest.approx(one.loss, rel=1e-5)
@@ -94,7 +98,7 @@ class Disturbed:
         self.specs = [run_spec(lr=lr, steps=self.steps) for lr in self.rates]
         self.folder = SweepFolder(root / "disturbed", "tiny")
         calm = SweepFolder(root / "calm", "tiny")
-        launch(tiny_sweep(parallel=2), self.specs, calm, quietly)
+        quietly(tiny_sweep(parallel=2), self.specs, calm)
         self.expected = losses(calm)
 
     def start(self, **options):

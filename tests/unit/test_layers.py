@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 ROWS = (
-    "errors laws expressions typed model.config model.parameters model.shape",
+    "errors files laws expressions typed model.config model.parameters model.shape",
     "spec records status fits model.corpus snapshot",
     "config grid plan table",
     "scheduler worker worker_entry launch sources terminal figures analysis",

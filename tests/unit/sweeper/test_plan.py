@@ -27,6 +27,14 @@ def test_the_longest_runs_start_first():
     assert [job.runs[0].train.steps for job in plan(specs).jobs] == [16, 8, 4]
 
 
+def test_a_run_that_two_arms_share_is_priced_and_started_once():
+    shared = [run_spec(arm="a"), run_spec(arm="b"), run_spec(lr=0.1, arm="b")]
+    found = plan(shared)
+    assert [run.arm for run in found.runs] == ["a", "b", "b"]
+    assert len(found.jobs) == found.totals.runs == 2
+    assert found.totals.gpu_hours == pytest.approx(2 * found.runs[0].gpu_hours)
+
+
 def test_the_price_is_causal_flops_over_the_devices_throughput():
     (run,) = plan([run_spec(steps=10)]).runs
     spec = run_spec(steps=10)

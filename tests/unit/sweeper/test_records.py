@@ -5,20 +5,21 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from builders import dead_pid, living_owner, run_record, run_spec
 
 from model.config import Execution
 from sweeper import records
-from sweeper.errors import LaunchError, SweeperError
+from sweeper.errors import DiskError, LaunchError, SweeperError
 from sweeper.records import (
     Beat,
     End,
     JobFile,
-    Owner,
     SweepFolder,
     claim_attempt,
+    close_job,
     is_lost,
     launcher_lock,
     live_jobs,
@@ -84,20 +85,6 @@ def test_a_damaged_record_is_named_with_the_next_step(folder):
         read_record(folder, "abc")
 
 
-def test_a_full_disk_leaves_the_old_file_and_no_partial_one(tmp_path, monkeypatch):
-    path = tmp_path / "plan.json"
-    write_text(path, "old")
-
-    def full(_descriptor):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(records.os, "fsync", full)
-    with pytest.raises(LaunchError, match=r"plan\.json: cannot be written \(No space left on device\); free space"):
-        write_text(path, "new")
-    assert path.read_text() == "old"
-    assert [entry.name for entry in tmp_path.iterdir()] == ["plan.json"]
-
-
 def test_attempts_are_numbered_from_one(folder):
     assert claim_attempt(folder, "r", "job") == 1
     write_end(folder, "r", 1, End(state="stopped", reason="signal"))
@@ -127,7 +114,13 @@ def test_only_one_of_many_claimants_wins(folder):
 
 def test_a_recycled_pid_is_another_process():
     assert owner_of(os.getpid()).alive
-    assert not replace(owner_of(os.getpid()), started=12345.0).alive
+    assert not replace(owner_of(os.getpid()), started=12345).alive
+
+
+def test_a_step_of_the_wall_clock_kills_nobody(monkeypatch):
+    owner = owner_of(os.getpid())
+    monkeypatch.setattr(time, "time", lambda: owner.time + 1e6)
+    assert owner.alive
 
 
 def test_a_zombie_is_not_alive():
@@ -140,17 +133,42 @@ def test_a_zombie_is_not_alive():
     child.wait()
 
 
-def test_a_process_of_another_host_is_lost_only_after_a_long_silence():
-    elsewhere = Owner(host="elsewhere", pid=1, started=0.0)
-    assert not is_lost(elsewhere, last_sign=time.time() - 60)
-    assert is_lost(elsewhere, last_sign=time.time() - records.STALE_S - 1)
+def test_there_is_no_owner_of_a_pid_that_nobody_has():
+    with pytest.raises(ProcessLookupError):
+        owner_of(dead_pid())
+
+
+def elsewhere(**changes):
+    here = owner_of(1)
+    return replace(here, at=replace(here.at, host="elsewhere", machine="another", boot="x"), **changes)
+
+
+def test_a_process_of_another_machine_is_lost_only_after_a_long_silence(folder):
+    job = write_job(folder, _job())
+    silent = elsewhere(time=0.0)
+    write_beat(job, _beat(time.time() - 60))
+    assert not is_lost(folder, silent, "j")
+    write_beat(job, _beat(time.time() - records.STALE_S - 1))
+    assert is_lost(folder, silent, "j")
+    assert not is_lost(folder, elsewhere(time=time.time()), "j")
+
+
+def test_a_reboot_ends_every_process_at_once(folder):
+    here = owner_of(1)
+    before = replace(here, at=replace(here.at, machine=here.at.machine or "m", boot="an earlier one"))
+    assert is_lost(folder, before, "j") == bool(here.at.machine)
+
+
+def test_a_torn_heartbeat_is_none(folder):
+    path = write_job(folder, _job())
+    (path / "heartbeat.json").write_text("")
+    assert read_beat(folder, "j") is None
 
 
 def test_a_heartbeat_is_read_back(folder):
     path = write_job(folder, _job())
-    beat = Beat(time=1.0, run_id="r", step=3, steps=8, tokens_per_s=100.0)
-    write_beat(path, beat)
-    assert read_beat(folder, "j") == beat
+    write_beat(path, _beat(1.0))
+    assert read_beat(folder, "j") == _beat(1.0)
 
 
 def test_jobs_without_a_living_process_are_not_live(folder):
@@ -168,6 +186,47 @@ def test_a_run_whose_job_lives_counts_as_running_before_it_is_claimed(folder):
     assert state_of(read_evidence(folder, ["r"])["r"]) == "running"
 
 
+def test_a_closed_job_is_not_asked_again(folder):
+    path = write_job(folder, _job())
+    write_submitted(path, living_owner())
+    close_job(path)
+    close_job(path)
+    assert live_jobs(folder) == {}
+    assert (path / "ended.json").exists()
+
+
+def test_a_run_that_was_finished_meanwhile_is_not_claimed(folder):
+    record = run_record(run_spec())
+    write_record(folder, record)
+    assert claim_attempt(folder, record.run_id, "j") is None
+    (attempt,) = read_attempts(folder, record.run_id)
+    assert attempt.end.state == "stopped"
+
+
+def test_a_claim_that_the_disk_refuses_is_one_sentence(folder, monkeypatch):
+    def refuse(*_):
+        raise OSError(122, "Disk quota exceeded")
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(DiskError, match=r"cannot be claimed \(Disk quota exceeded\)"):
+        claim_attempt(folder, "r", "j")
+
+
+def test_an_attempt_without_an_owner_is_passed_over(folder):
+    (folder.attempt("r", 1) / "log").parent.mkdir(parents=True)
+    (folder.attempt("r", 1) / "log").touch()
+    assert claim_attempt(folder, "r", "j") == 2
+
+
+def test_a_newer_spec_of_the_same_run_replaces_an_older_one(folder):
+    old = run_spec()
+    new = replace(old, train=replace(old.train, data=replace(old.train.data, path="/moved")))
+    assert new.run_id == old.run_id
+    write_spec(folder, old)
+    write_spec(folder, new)
+    assert read_spec(folder, old.run_id) == new
+
+
 def test_the_launcher_lock_admits_one_living_launcher(folder):
     refusal = r"another launch of this sweep runs on .* \(pid \d+\)"
     with launcher_lock(folder), pytest.raises(LaunchError, match=refusal), launcher_lock(folder):
@@ -176,14 +235,37 @@ def test_the_launcher_lock_admits_one_living_launcher(folder):
         pass
 
 
-def test_the_lock_of_a_dead_launcher_is_taken_over(folder):
+def test_a_launcher_of_another_machine_holds_the_lock_while_it_renews_it(folder):
+    path = folder.path / "launcher.lock"
+    write_json(path, elsewhere())
+    with pytest.raises(LaunchError, match="runs on elsewhere"), launcher_lock(folder):
+        pass
+    long_ago = time.time() - records.LOCK_STALE_S - 1
+    os.utime(path, (long_ago, long_ago))
+    with launcher_lock(folder) as renew:
+        os.utime(path, (long_ago, long_ago))
+        renew()
+        assert time.time() - path.stat().st_mtime < 60
+
+
+def test_the_lock_of_a_killed_launcher_is_free(folder):
+    hold = (
+        "import sys, time; from pathlib import Path; from sweeper.records import SweepFolder, launcher_lock\n"
+        "with launcher_lock(SweepFolder(Path(sys.argv[1]), 'tiny')):\n"
+        "    print('held', flush=True); time.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", hold, str(folder.path.parent)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(LaunchError), launcher_lock(folder):
+        pass
+    holder.kill()
+    holder.wait()
     with launcher_lock(folder):
-        path = folder.path / "launcher" / "owner.json"
-        held = json.loads(path.read_text())
-        held["owner"]["pid"] = dead_pid()
-        path.write_text(json.dumps(held))
-        with launcher_lock(folder):
-            pass
+        pass
+
+
+def _beat(when):
+    return Beat(time=when, run_id="r", step=3, steps=8, tokens_per_s=100.0)
 
 
 def _job(runs=("r",)):

@@ -3,7 +3,7 @@ import shutil
 import pytest
 
 from sweeper import snapshot
-from sweeper.errors import LaunchError
+from sweeper.errors import DiskError, LaunchError
 from sweeper.snapshot import hash_code, read_snapshot, take_snapshot, verify_snapshot
 
 
@@ -21,6 +21,14 @@ def test_the_same_code_is_copied_once(tmp_path):
     marker.touch()
     assert take_snapshot(tmp_path) == first
     assert marker.exists()
+
+
+def test_a_damaged_copy_is_made_anew(tmp_path):
+    digest = take_snapshot(tmp_path)
+    (tmp_path / digest / "model" / "train.py").write_text("")
+    assert take_snapshot(tmp_path) == digest
+    assert hash_code(tmp_path / digest) == digest
+    assert [entry.name for entry in tmp_path.iterdir()] == [digest]
 
 
 def test_changed_code_is_refused(tmp_path, monkeypatch):
@@ -42,6 +50,6 @@ def test_a_failed_copy_leaves_nothing(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(shutil, "copyfile", full)
-    with pytest.raises(LaunchError, match="the code cannot be copied"):
+    with pytest.raises(DiskError, match="the code cannot be copied"):
         take_snapshot(tmp_path)
     assert list(tmp_path.iterdir()) == []

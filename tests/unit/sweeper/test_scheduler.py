@@ -1,0 +1,82 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+from model.config import Execution
+from sweeper import scheduler
+from sweeper.errors import ConfigError
+from sweeper.records import owner_of
+from sweeper.scheduler import cores, is_broken, kill, slots, visible_gpus
+from sweeper.spec import Cluster
+
+CPU = Execution(device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("chosen", "seen"),
+    [
+        ("0,1", ("0", "1")),
+        ("GPU-8a6f,MIG-99", ("GPU-8a6f", "MIG-99")),
+        ("0,-1,1", ("0",)),  # CUDA stops there too
+        ("", ()),
+    ],
+)
+def test_gpus_are_named_as_cuda_names_them(monkeypatch, chosen, seen):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
+    assert visible_gpus() == seen
+
+
+def test_every_gpu_is_a_slot_and_a_run_of_two_processes_takes_two(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
+    assert slots(Cluster(), Execution()) == (("0",), ("1",), ("2",))
+    assert slots(Cluster(processes=2), Execution()) == (("0", "1"),)
+    assert slots(Cluster(parallel=1), Execution()) == (("0",),)
+    with pytest.raises(ConfigError, match="processes 4 exceeds the 3 GPUs"):
+        slots(Cluster(processes=4), Execution())
+
+
+def test_asking_for_cuda_without_a_gpu_is_refused(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(ConfigError, match="shows no GPU"):
+        slots(Cluster(), Execution(device="cuda"))
+
+
+def test_on_cpus_runs_share_the_cores(monkeypatch):
+    monkeypatch.setattr(scheduler, "cores", lambda: 8)
+    assert len(slots(Cluster(), CPU)) == 8
+    assert len(slots(Cluster(processes=2), Execution(device="cpu", threads=2))) == 2
+    assert len(slots(Cluster(parallel=3), CPU)) == 3
+    assert len(slots(Cluster(processes=64), CPU)) == 1
+
+
+def test_on_cpus_runs_share_the_memory(monkeypatch):
+    monkeypatch.setattr(scheduler, "cores", lambda: 1000)
+    assert len(slots(Cluster(), CPU, memory_gib=1e6)) == 1
+
+
+def test_cores_heed_the_affinity_of_the_process():
+    script = (
+        "import os; from sweeper.scheduler import cores\n"
+        "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); print(cores())"
+    )
+    assert subprocess.check_output([sys.executable, "-c", script], text=True) == "1\n"
+    assert 1 <= cores() <= (os.cpu_count() or 1)
+
+
+def test_a_job_that_lost_a_process_is_broken_and_killed_whole():
+    script = (
+        "import subprocess, time\n"
+        "children = [subprocess.Popen(['sleep', '60']) for _ in range(2)]; print(flush=True); time.sleep(60)"
+    )
+    job = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+    job.stdout.readline()
+    owner = owner_of(job.pid)
+    assert is_broken(owner, processes=3)
+    assert not is_broken(owner, processes=2)
+    kill(owner)
+    job.wait(timeout=10)
+    assert not owner.alive
+    assert not is_broken(owner, processes=2)
+    kill(owner)
