@@ -196,6 +196,42 @@ def test_ctrl_c_writes_checkpoints_and_the_next_launch_resumes_from_them(tmp_pat
     assert losses(disturbed.folder) == disturbed.expected
 
 
+@pytest.mark.slow
+def test_ctrl_c_while_workers_still_start_ends_the_launch_at_once(tmp_path):
+    command = [sys.executable, str(CHILD), str(tmp_path), "400", "0.02", "0.05"]
+    launcher = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
+    wait_for(lambda: list(tmp_path.glob("tiny/jobs/*/submitted.json")))
+    began = time.monotonic()
+    os.killpg(launcher.pid, signal.SIGINT)
+    assert launcher.wait(timeout=60) == 130
+    assert time.monotonic() - began < 30
+    assert not list(tmp_path.glob("tiny/runs/*/record.json"))
+
+
+@pytest.mark.slow
+def test_a_run_that_loses_one_of_its_processes_is_taken_up_again(tmp_path):
+    folder, calm = SweepFolder(tmp_path / "disturbed", "tiny"), SweepFolder(tmp_path / "calm", "tiny")
+    spec = run_spec(steps=200)
+    quietly(tiny_sweep(processes=2), [spec], calm)
+    killed = []
+
+    def kill_rank_1(standing):
+        if not killed and any(beat.step > 5 for beat in standing.running):
+            (attempt,) = read_attempts(folder, spec.run_id)
+            ranks = psutil.Process(attempt.owner.pid).parent().children()
+            victim = next(process for process in ranks if process.pid != attempt.owner.pid)
+            victim.kill()
+            killed.append(victim.pid)
+
+    result = launch(tiny_sweep(processes=2), [spec], folder, follow=kill_rank_1, tell=nobody)
+    assert dict(result.states) == {"done": 1}
+    assert killed
+    first, second = read_attempts(folder, spec.run_id)
+    assert first.end.state == "lost"
+    assert second.end is None
+    assert losses(folder) == losses(calm)
+
+
 def test_a_second_launcher_is_refused_while_the_first_lives(tmp_path):
     folder = SweepFolder(tmp_path, "tiny")
     with launcher_lock(folder):
