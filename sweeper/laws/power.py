@@ -1,5 +1,6 @@
 """Power laws y = a·x^b and the published ones, each with its source."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,3 +33,18 @@ HYPERP_TOKENS = PowerLaw(a=24.27, b=-0.320)
 
 HYPERP_BATCH = PowerLaw(a=4.66e-6, b=0.558)
 """Peak MuonH rate against batch tokens, dense d = 8 at 10.4e9 tokens (HyperP §4.3, arXiv 2603.28743)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """Published laws of the peak learning rate that ours are compared with."""
+
+    title: str
+    laws: Mapping[str, PowerLaw]
+    """By axis."""
+
+
+REFERENCES: Mapping[str, Reference] = {
+    "hyperp": Reference(title="HyperP", laws={"tokens": HYPERP_TOKENS, "batch_tokens": HYPERP_BATCH}),
+}
+"""What a question's `reference` may name."""
