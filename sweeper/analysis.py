@@ -1,19 +1,20 @@
 """What a table of results answers: the optima, laws, curves, leverage and predictions that a `Question` asks for."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from sweeper.errors import FitError, TableError
-from sweeper.fits.loss_curve import Leverage, LossCurveFit, fit_leverage, fit_loss_curve
+from sweeper.fits.loss_curve import Leverage, LossCurveFit, fit_leverage, fit_loss_curve, name_of
 from sweeper.fits.losses import Key, Losses
 from sweeper.fits.optimum import Method, Optimum, fit_lr_optima, members, settings
 from sweeper.fits.power_law import PowerLawFit, Space, fit_optimum_law, fit_power_law
 from sweeper.fits.prediction import LrPrediction, predict_lr
 from sweeper.laws.arrays import FloatArray
-from sweeper.laws.transfer import TOKEN_EXPONENT, Transfer
-from sweeper.spec import Question
+from sweeper.laws.power import REFERENCES, PowerLaw
+from sweeper.laws.transfer import Transfer, rates
+from sweeper.spec import Question, RunSpec
 from sweeper.table import Table, distinct, is_numeric, losses, lr_column, numbers, require, split
 from sweeper.typed import did_you_mean
 
@@ -31,6 +32,10 @@ class FitReport:
     schema_version: int = SCHEMA_VERSION
     runs: int
     """Rows of the table."""
+    rate: str
+    """Column of the learning rate that the optima are of; empty without optima."""
+    method: Method
+    """Estimator of the optima."""
     excluded: dict[str, int]
     """Runs left out of the optima, by reason."""
     optima: tuple[Optimum, ...]
@@ -65,19 +70,28 @@ def file_question(
     return Question(by=chosen, per=per, laws=laws, curves=curves, baseline=baseline)
 
 
+def of_rate(question: Question, lr: str) -> Question:
+    """The question with its laws of `lr` or `lr_peak` asked of the one that is named; another name changes nothing."""
+    if lr not in RATES:
+        return question
+    sides = [_sides(law) for law in question.laws]
+    return replace(question, laws=tuple(f"{lr if y in RATES else y} ~ {x}" for y, x in sides))
+
+
 def fit_question(
     table: Table, question: Question, *, method: Method = "linex", lr: str = "", loss: str = "loss"
 ) -> FitReport:
     """Answer a question with a table of results.
 
-    A law whose left side is the learning rate goes through the optima of the groups; any other relates two columns.
-    What cannot be fitted is a warning as long as something else can be shown.
+    A law whose left side is a learning rate (`lr`, `lr_peak`, the column `lr`) goes through the optima of that rate;
+    any other relates two columns. What cannot be fitted is a warning as long as something else can be shown.
 
     Args:
         table: One row per run.
         question: Groups, laws, curves and baseline.
         method: Of the optima.
-        lr: Column of the rate; `lr_peak`, else `lr`, when empty.
+        lr: Column of the rate whose optima are shown; when empty the left side of the first law of one, else `lr_peak`,
+            else `lr`.
         loss: Column of the loss.
 
     Raises:
@@ -87,20 +101,33 @@ def fit_question(
     if table.empty:
         raise TableError("the table has no runs; launch the sweep, or give a file with one row per run")
     question = _separate_arms(table, question)
-    rate = lr or lr_column(table)
+    rate = lr or _first_rate(table, question)
     runs, optima = optima_of(table, question, method=method, lr=rate, loss=loss)
     warnings = list(_mixed_shapes(table, question)) if runs is not None else []
     failed: list[FitError] = []
-    made = [fit for law in question.laws for fit in _laws(table, law, question, optima, rate, failed)]
+    if runs is not None and not optima:
+        failed.append(FitError(f"none of the {len(table)} runs has a value of {' and '.join(question.by)}"))
+    optima_by_rate = {rate: optima}
+    made: list[PowerLawFit] = []
+    for law in question.laws:
+        y, x = _sides(law)
+        column = _rate_of(table, y, rate)
+        if column is None or runs is None:
+            made += _column_laws(table, y, x, question, rate, failed)
+            continue
+        if column not in optima_by_rate:
+            optima_by_rate[column] = optima_of(table, question, method=method, lr=column, loss=loss)[1]
+        made += _optimum_laws(table, optima_by_rate[column], column, x, question, failed)
     curves = [fit for curve in question.curves for fit in _curves(table, curve, question, failed)]
     if failed and not (optima or made or curves):
         raise failed[0]
     leverage = _leverage(table, question, curves) if question.baseline else ()
     warnings += [str(error) for error in failed]
-    through_optima = [fit for fit in made if _is_rate(fit.y, rate)] if optima else []
-    warnings += [warning for fit in through_optima if (warning := _off_published(fit)) is not None]
+    warnings += [warning for fit in made if (warning := _off_published(table, question, fit)) is not None]
     return FitReport(
         runs=len(table),
+        rate=rate if optima else "",
+        method=method,
         excluded=runs.reasons() if runs is not None else {},
         optima=optima,
         laws=tuple(made),
@@ -118,7 +145,7 @@ def optima_of(
     wanted = any(_is_rate(_sides(law)[0], rate) for law in question.laws) or not (question.laws or question.curves)
     if not wanted and (rate not in table.columns or loss not in table.columns):
         return None, ()
-    if rate not in table.columns and all(_sides(law)[0] in table.columns for law in question.laws):
+    if rate not in table.columns and question.laws and all(_sides(law)[0] in table.columns for law in question.laws):
         return None, ()
     by = tuple(dict.fromkeys((*question.per, *question.by)))
     runs = losses(table, by, lr=rate, loss=loss)
@@ -130,14 +157,19 @@ def predict_question(
     question: Question,
     target: Mapping[str, float],
     *,
-    transfer: Transfer,
+    specs: Sequence[RunSpec] = (),
     method: Method = "linex",
     lr: str = "",
     loss: str = "loss",
 ) -> tuple[LrPrediction, ...]:
     """The peak learning rate at a target, one prediction per combination of values of `question.per`.
 
-    The law runs along the target axis among `question.by`; every other target axis is carried by the transfer rule.
+    The law runs along the target axis among `question.by`; every other target axis is carried by the transfer rule that
+    the runs of the prediction themselves follow.
+
+    Args:
+        specs: The cells of the sweep, which know their transfer rule and shape; none for a file, where HyperP's rule
+            applies.
 
     Raises:
         TableError: A column is missing, or there are no rows.
@@ -145,6 +177,9 @@ def predict_question(
     """
     if table.empty:
         raise TableError("the table has no runs; launch the sweep, or give a file with one row per run")
+    rate = lr or lr_column(table)
+    if specs and rate != "lr_peak":
+        raise FitError(f"a sweep's prediction is of lr_peak and shows the base rate beside it; leave out --lr {rate}")
     question = _separate_arms(table, question)
     for axis in target:
         require(table, axis)
@@ -154,23 +189,56 @@ def predict_question(
             f"a prediction needs a law along one axis, but groups are formed by {', '.join(question.by) or 'nothing'}; "
             "choose one with --by and the others with --where"
         )
-    x = along[0]
-    measured = {name: _single(table, name) for name in target if name != x and len(distinct(table, name)) == 1}
-    rate = lr or lr_column(table)
-    _, optima = optima_of(table, replace(question, laws=(), curves=()), method=method, lr=rate, loss=loss)
-    _, observed = optima_of(table, replace(question, laws=(), curves=()), method="argmin", lr=rate, loss=loss)
+    bare = replace(question, laws=(), curves=())
+    _, optima = optima_of(table, bare, method=method, lr=rate, loss=loss)
+    _, observed = optima_of(table, bare, method="argmin", lr=rate, loss=loss)
+    if not optima:
+        raise FitError(f"none of the {len(table)} runs has a value of {' and '.join(question.by)}")
+    rows = {tuple(per.values()): part for per, part in split(table, question.per)}
     return tuple(
-        predict_lr(
-            members(optima, per),
-            x=x,
-            target=target,
-            measured=measured,
-            transfer=transfer,
+        _predict(
+            rows[tuple(per.values())],
+            question,
+            target,
+            x=along[0],
+            optima=members(optima, per),
             observed=members(observed, per),
+            specs=specs,
             per=per,
         )
         for per in settings(optima, question.per)
     )
+
+
+def optima_along(table: Table, optima: tuple[Optimum, ...], x: str) -> tuple[Optimum, ...]:
+    """The optima, each with the value of the column `x` in its group: the runs of a group must agree on it.
+
+    Raises:
+        TableError: No such column.
+        FitError: The runs of a group differ in x or have none.
+    """
+    require(table, x)
+    if not optima or x in optima[0].group:
+        return optima
+    values = {tuple(key.values()): distinct(part, x) for key, part in split(table, tuple(optima[0].group))}
+    placed = []
+    for optimum in optima:
+        found = values[tuple(optimum.group.values())]
+        if len(found) != 1:
+            group = ", ".join(f"{name} {value}" for name, value in optimum.group.items()) or "the only group"
+            seen = f"{len(found)} ({found[0]} to {found[-1]})" if found else "none"
+            raise FitError(f"a law along {x} needs one {x} per optimum, but {group} has {seen}; add --by {x}")
+        placed.append(replace(optimum, group=optimum.group | {x: found[0]}))
+    return tuple(placed)
+
+
+def published_law(table: Table, question: Question, fit: PowerLawFit) -> tuple[str, PowerLaw] | None:
+    """Name and law of the question's reference for a fitted law, if it has one: references are of the peak rate."""
+    base = fit.y == "lr" and "lr_peak" in table.columns
+    reference = REFERENCES.get(question.reference)
+    if reference is None or base or _rate_of(table, fit.y, fit.y) is None or fit.x not in reference.laws:
+        return None
+    return reference.title, reference.laws[fit.x]
 
 
 def curve_points(
@@ -189,24 +257,31 @@ def curve_points(
     return tuple(points)
 
 
-def _laws(
-    table: Table, law: str, question: Question, optima: tuple[Optimum, ...], rate: str, failed: list[FitError]
+def _optimum_laws(
+    table: Table, optima: tuple[Optimum, ...], rate: str, x: str, question: Question, failed: list[FitError]
 ) -> list[PowerLawFit]:
     """Both conventions for each setting of `per`; a setting that admits no law adds its error to `failed`."""
-    y, x = _sides(law)
-    through_optima = _is_rate(y, rate) and bool(optima)
-    if through_optima and x not in question.by:
-        groups = ", ".join(question.by) or "nothing"
-        raise FitError(f"the law {law!r} needs one optimum per {x}, but groups are formed by {groups}; add --by {x}")
+    require(table, x)
     made: list[PowerLawFit] = []
-    if through_optima:
-        for per in settings(optima, question.per):
-            group = members(optima, per)
-            try:
-                made += [fit_optimum_law(group, x=x, space=space, y_name=y, per=per) for space in SPACES]
-            except FitError as error:
-                failed.append(_of(per, error))
-        return made
+    for per in settings(optima, question.per):
+        try:
+            placed = optima_along(table, members(optima, per), x)
+            made += [fit_optimum_law(placed, x=x, space=space, y_name=rate, per=per) for space in SPACES]
+        except FitError as error:
+            failed.append(_of(per, error))
+    return made
+
+
+def _column_laws(
+    table: Table, y: str, x: str, question: Question, rate: str, failed: list[FitError]
+) -> list[PowerLawFit]:
+    """As `_optimum_laws`, of two columns as they are."""
+    if y not in table.columns and rate in table.columns:
+        raise TableError(
+            f"the table: no column {y!r}; {did_you_mean(y, map(str, table.columns))} "
+            f"(the law of the optima is written '{rate} ~ {x}')"
+        )
+    made: list[PowerLawFit] = []
     for per, part in split(table, question.per):
         xs, ys = numbers(part, x), numbers(part, y)
         there = np.isfinite(xs) & np.isfinite(ys)
@@ -233,23 +308,84 @@ def _of(per: Mapping[str, Key], error: FitError) -> FitError:
 
 
 def _leverage(table: Table, question: Question, curves: list[LossCurveFit]) -> tuple[Leverage, ...]:
-    arms = {curve.arm: curve for curve in curves}
-    if question.baseline not in arms:
-        raise FitError(f"no curve of the baseline {question.baseline!r}; {did_you_mean(question.baseline, arms)}")
+    """Along the first curve of the question; none where the baseline's own cannot be fitted, which a warning says."""
+    if not question.curves:
+        raise FitError(f"leverage over {question.baseline!r} needs a curve; add --curve 'loss ~ flops'")
     y, x = _sides(question.curves[0])
-    points = {tuple(per.values()): (C, L) for per, C, L in curve_points(table, x, y, question.per)}
-    baseline = arms[question.baseline]
+    points = {name_of(per): (C, L) for per, C, L in curve_points(table, x, y, question.per)}
+    if question.baseline not in points:
+        known = did_you_mean(question.baseline, points) if question.per else "the table holds a single curve"
+        raise FitError(f"no curve of the baseline {question.baseline!r}; {known}")
+    fitted = {curve.arm: curve for curve in curves if (curve.y, curve.x) == (y, x)}
+    baseline = fitted.pop(question.baseline, None)
+    if baseline is None:
+        return ()
     return tuple(
         row
-        for curve in curves
-        if (curve.x, curve.y) == (x, y) and curve is not baseline
-        for row in fit_leverage(
-            curve,
-            baseline,
-            new_points=points[tuple(curve.per.values())],
-            baseline_points=points[tuple(baseline.per.values())],
-        )
+        for arm, curve in fitted.items()
+        for row in fit_leverage(curve, baseline, new_points=points[arm], baseline_points=points[question.baseline])
     )
+
+
+def _predict(
+    table: Table,
+    question: Question,
+    target: Mapping[str, float],
+    *,
+    x: str,
+    optima: tuple[Optimum, ...],
+    observed: tuple[Optimum, ...],
+    specs: Sequence[RunSpec],
+    per: dict[str, Key],
+) -> LrPrediction:
+    """The prediction of one setting of `per`, whose runs are the rows of the table."""
+    cells = {*zip(table["arm"], table["run_id"], strict=True)} if specs else set()
+    own = [spec for spec in specs if (spec.arm, spec.run_id) in cells]
+    measured = {name: _single(table, name) for name in target if name != x and len(distinct(table, name)) == 1}
+    try:
+        prediction = predict_lr(
+            optima,
+            x=x,
+            target=target,
+            measured=measured,
+            transfer=_rule(own),
+            observed=observed,
+            per=per,
+        )
+    except FitError as error:
+        raise _of(per, error) from error
+    return replace(
+        prediction,
+        lr_base=_base_rate(prediction.lr, own, target),
+        warnings=(*prediction.warnings, *_mixed_shapes(table, question)),
+    )
+
+
+def _rule(specs: Sequence[RunSpec]) -> Transfer:
+    rules = tuple(dict.fromkeys(spec.transfer for spec in specs))
+    if len(rules) > 1:
+        raise FitError(
+            f"the runs follow {len(rules)} transfer rules ({', '.join(sorted({rule.rule for rule in rules}))}), and "
+            "none carries all of them; set them apart with --per or choose with --where"
+        )
+    return rules[0] if rules else Transfer()
+
+
+def _base_rate(peak: float, specs: Sequence[RunSpec], target: Mapping[str, float]) -> float | None:
+    """The base rate η₀ whose peak at the target is `peak`; None where runs of several shapes disagree about it."""
+    factors = {
+        rates(
+            spec.transfer,
+            lr=1.0,
+            depth=round(target.get("depth", spec.train.model.depth)),
+            tokens=target.get("tokens", spec.train.tokens),
+            batch_tokens=target.get("batch_tokens", spec.train.batch_tokens),
+        ).hidden
+        for spec in specs
+    }
+    if not factors or max(factors) > min(factors) * (1 + 1e-9):
+        return None
+    return peak / min(factors)
 
 
 def _sides(law: str) -> tuple[str, str]:
@@ -262,6 +398,21 @@ def _sides(law: str) -> tuple[str, str]:
 
 def _is_rate(y: str, rate: str) -> bool:
     return y in (*RATES, rate)
+
+
+def _rate_of(table: Table, y: str, rate: str) -> str | None:
+    """The column of the learning rate that the left side of a law means; None where it means no rate.
+
+    `lr_peak` in a table that has only a column `rate` means that one.
+    """
+    if not _is_rate(y, rate):
+        return None
+    return y if y in table.columns else rate
+
+
+def _first_rate(table: Table, question: Question) -> str:
+    sides = [_sides(law)[0] for law in question.laws]
+    return next((y for y in sides if y in RATES and y in table.columns), lr_column(table))
 
 
 def _separate_arms(table: Table, question: Question) -> Question:
@@ -293,13 +444,15 @@ def _varies_within_groups(table: Table, name: str, by: tuple[str, ...]) -> bool:
     return any(len(distinct(part, name)) > 1 for _, part in split(table, by))
 
 
-def _off_published(fit: PowerLawFit) -> str | None:
-    if fit.x != "tokens" or fit.space != "log":
+def _off_published(table: Table, question: Question, fit: PowerLawFit) -> str | None:
+    published = published_law(table, question, fit)
+    if published is None or fit.space != "log" or fit.b_low is None or fit.b_high is None:
         return None
-    if fit.b_low is None or fit.b_high is None or fit.b_low <= TOKEN_EXPONENT <= fit.b_high:
+    title, law = published
+    if fit.b_low <= law.b <= fit.b_high:
         return None
     which = f" of {' '.join(map(str, fit.per.values()))}" if fit.per else ""
     return (
-        f"the exponent {fit.b:.3f} ({fit.b_low:.3f} to {fit.b_high:.3f}){which} excludes HyperP's {TOKEN_EXPONENT}; "
-        "transfer along tokens with this one"
+        f"the exponent {fit.b:.3f} ({fit.b_low:.3f} to {fit.b_high:.3f}){which} excludes {title}'s {law.b}; "
+        f"transfer along {fit.x} with this one"
     )

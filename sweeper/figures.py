@@ -19,16 +19,16 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from sweeper.analysis import FitReport, curve_points
+from sweeper.analysis import FitReport, curve_points, optima_along, published_law
 from sweeper.errors import FitError, SweeperError
 from sweeper.fits.loss_curve import LossCurveFit
 from sweeper.fits.losses import Key, Losses, groups
 from sweeper.fits.optimum import Optimum, members, settings
 from sweeper.fits.power_law import PowerLawFit
 from sweeper.laws.arrays import FloatArray
-from sweeper.laws.power import HYPERP_TOKENS, PowerLaw
+from sweeper.laws.power import PowerLaw
 from sweeper.spec import Question
-from sweeper.table import Table, losses, lr_column, numbers
+from sweeper.table import Table, losses, numbers
 
 ARM_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito (2008), without the yellow that vanishes on white."""
@@ -77,24 +77,29 @@ NAMES: Mapping[str, str] = {
 }
 
 
-def plot_question(
-    table: Table, question: Question, report: FitReport, *, lr: str = "", loss: str = "loss"
-) -> dict[str, Figure]:
+def plot_question(table: Table, question: Question, report: FitReport, *, loss: str = "loss") -> dict[str, Figure]:
     """The figures that a question names, by their names in `FIGURES`; those without data for them are left out.
 
     Raises:
         FitError: None of them has anything to show.
     """
-    rate = lr or lr_column(table)
+    rate = report.rate
     drawn: dict[str, Figure] = {}
     by = tuple(report.optima[0].group) if report.optima else ()
     per = tuple(name for name in by if name not in question.by)
     if "lr" in question.figures and report.optima:
         drawn["lr"] = plot_lr_sweep(losses(table, by, lr=rate, loss=loss), report.optima, per=per, lr_name=rate)
-    laws = tuple(law for law in report.laws if law.x in by)
+    laws = tuple(law for law in report.laws if law.y == rate) if report.optima else ()
     if "law" in question.figures and laws:
-        first = tuple(law for law in laws if (law.x, law.y) == (laws[0].x, laws[0].y))
-        drawn["law"] = plot_law(report.optima, first, reference=HYPERP_TOKENS if first[0].x == "tokens" else None)
+        first = tuple(law for law in laws if law.x == laws[0].x)
+        placed = [
+            optima_along(table, members(report.optima, per), first[0].x) for per in _distinct(law.per for law in first)
+        ]
+        drawn["law"] = plot_law(
+            tuple(optimum for group in placed for optimum in group),
+            first,
+            reference=published_law(table, question, first[0]),
+        )
     if "flops" in question.figures and report.curves:
         x, y = report.curves[0].x, report.curves[0].y
         points = curve_points(table, x, y, tuple(report.curves[0].per))
@@ -142,7 +147,9 @@ def plot_lr_sweep(
     return figure
 
 
-def plot_law(optima: tuple[Optimum, ...], laws: Sequence[PowerLawFit], *, reference: PowerLaw | None = None) -> Figure:
+def plot_law(
+    optima: tuple[Optimum, ...], laws: Sequence[PowerLawFit], *, reference: tuple[str, PowerLaw] | None = None
+) -> Figure:
     """Optimal learning rate against the axis of its laws, both conventions, with the 90 % band of the log-space law.
 
     Optima at the edge of their grid are hollow, with an arrow to where the optimum lies; no law goes through them.
@@ -150,7 +157,7 @@ def plot_law(optima: tuple[Optimum, ...], laws: Sequence[PowerLawFit], *, refere
     Args:
         optima: Of all settings of `per` of the laws.
         laws: Of one axis.
-        reference: Published law; only its slope is drawn, through the middle of the data.
+        reference: Name and values of a published law; only its slope is drawn, through the middle of the data.
     """
     x = laws[0].x
     arms = _distinct(law.per for law in laws)
@@ -169,8 +176,9 @@ def plot_law(optima: tuple[Optimum, ...], laws: Sequence[PowerLawFit], *, refere
         if reference is not None and settled:
             middle = math.exp(float(np.mean([math.log(float(o.group[x])) for o in optima if o.settled])))
             height = math.exp(float(np.mean(np.log(settled))))
-            slope = height * (reach / middle) ** reference.b
-            axes.plot(reach, slope, color=GREY, ls=":", lw=1.2, label=f"HyperP's slope, $b = {reference.b:.2f}$")
+            title, published = reference
+            slope = height * (reach / middle) ** published.b
+            axes.plot(reach, slope, color=GREY, ls=":", lw=1.2, label=f"{title}'s slope, $b = {published.b:.2f}$")
         axes.set_xlabel(_label(x))
         axes.set_ylabel(f"optimal {_label(laws[0].y)}")
         _log_ticks(axes, "x", amount)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from sweeper.config import load_sweep
 from sweeper.errors import SweeperError
 from sweeper.grid import expand
-from sweeper.laws.transfer import Transfer, rates
 from sweeper.records import SweepFolder, read_records
 from sweeper.spec import Question, RunSpec, Sweep
 
@@ -38,10 +37,10 @@ class Analysed:
     title: str
     table: "Table"
     question: Question
-    transfer: Transfer
-    folder: SweepFolder | None
+    specs: tuple[RunSpec, ...] = ()
+    """The cells of the sweep; none for a file."""
+    folder: SweepFolder | None = None
     """None for a file."""
-    sweep: Sweep | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,8 +67,8 @@ def open_source(source: str, overrides: Sequence[str], runs: Path, asked: Asked)
         sweep, specs, folder = open_sweep(source, overrides, runs)
         rows = table.results(read_records(folder).values(), specs)
         rows = table.where(rows, asked.where) if asked.where else rows
-        question, transfer = _asked_of(sweep.question, asked), sweep.arms[0].base.transfer
-        return Analysed(title=sweep.name, table=rows, question=question, transfer=transfer, folder=folder, sweep=sweep)
+        question = _asked_of(analysis.of_rate(sweep.question, asked.lr), asked)
+        return Analysed(title=sweep.name, table=rows, question=question, specs=specs, folder=folder)
     if overrides:
         raise SweeperError(f"overrides such as {overrides[0]!r} belong to a sweep, but {source} is a file; use --where")
     rows = table.read_table(Path(source), _mapping(asked.mapping))
@@ -83,7 +82,7 @@ def open_source(source: str, overrides: Sequence[str], runs: Path, asked: Asked)
         baseline=asked.baseline,
         lr=asked.lr,
     )
-    return Analysed(title=source, table=rows, question=question, transfer=Transfer(), folder=None, sweep=None)
+    return Analysed(title=source, table=rows, question=question)
 
 
 def is_table(source: str) -> bool:
@@ -111,18 +110,3 @@ def _mapping(pairs: tuple[str, ...]) -> dict[str, str]:
             raise SweeperError(f"--map {pair!r}: expected our name, an equals sign and the file's, such as tokens=D")
         found[ours] = theirs
     return found
-
-
-def base_over_peak(found: Analysed, target: dict[str, float]) -> float:
-    """What turns a peak rate at the target into the base rate η₀ of the sweep's own transfer rule."""
-    if found.sweep is None:
-        return 1.0
-    base = found.sweep.arms[0].base
-    at = rates(
-        base.transfer,
-        lr=1.0,
-        depth=round(target.get("depth", base.model.depth)),
-        tokens=target.get("tokens", base.tokens),
-        batch_tokens=target.get("batch_tokens", base.batch_tokens),
-    )
-    return 1 / at.hidden

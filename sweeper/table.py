@@ -203,20 +203,16 @@ def split(table: Table, per: tuple[str, ...]) -> Iterator[tuple[dict[str, Key], 
     if not per:
         yield {}, table
         return
+    numeric = {name: is_numeric(table, name) for name in per}
     for key, part in table.groupby(list(per), sort=False, dropna=False):
-        yield {name: _key(value) for name, value in zip(per, key, strict=True)}, part
-
-
-def _key(value: object) -> Key:
-    return plain(value) if isinstance(value, int | float | np.number) and not isinstance(value, bool) else str(value)
+        yield {name: plain(v) if numeric[name] else str(v) for name, v in zip(per, key, strict=True)}, part
 
 
 def distinct(table: Table, name: str) -> tuple[Key, ...]:
     """The different values of a column, ascending, missing ones left out."""
     require(table, name)
-    return tuple(
-        sorted((_key(value) for value in table[name].dropna().unique()), key=lambda v: (isinstance(v, str), v))
-    )
+    values = table[name].dropna().unique()
+    return tuple(sorted(plain(v) if is_numeric(table, name) else str(v) for v in values))
 
 
 def numbers(table: Table, name: str) -> FloatArray:

@@ -1,6 +1,7 @@
 """Loss against compute, L = A·C^−b + E, and the compute leverage of one curve over another."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -103,7 +104,7 @@ def fit_loss_curve(
     curve = _solve(x, y)
     reach = _b_reach(x, y, curve)
     return LossCurveFit(
-        arm=" ".join(str(value) for value in (per or {}).values()),
+        arm=name_of(per or {}),
         per=dict(per or {}),
         y=y_name,
         x=x_name,
@@ -117,6 +118,11 @@ def fit_loss_curve(
         x_low=float(x.min()),
         x_high=float(x.max()),
     )
+
+
+def name_of(per: Mapping[str, Key]) -> str:
+    """What a curve is called: its values of `per` in one word."""
+    return " ".join(str(value) for value in per.values())
 
 
 def fit_leverage(

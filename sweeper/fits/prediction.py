@@ -38,6 +38,9 @@ class LrPrediction:
     rule: str
     """Transfer rule of those factors."""
     warnings: tuple[str, ...]
+    lr_base: float | None = None
+    """Base rate η₀ that the sweep's own transfer rule turns into `lr` at the target; None without a sweep, or where its
+    runs have several shapes."""
 
 
 def predict_lr(
@@ -60,7 +63,7 @@ def predict_lr(
         x: Column of the fitted law.
         target: Value of every axis that is asked for, `x` among them.
         measured: The one value that each other axis has in the runs.
-        transfer: The sweep's rule and switches.
+        transfer: Rule and switches of these runs.
         observed: Optima by `argmin` of the same groups, for the spread over forms.
         per: What sets these optima apart.
 

@@ -1,13 +1,19 @@
 """What the README shows works as it says."""
 
+import math
 import re
 import shlex
 from pathlib import Path
 
 import pytest
 
+from model.shape import model_shape
+from sweeper.analysis import fit_question
 from sweeper.config import load_sweep
+from sweeper.figures import plot_question
 from sweeper.grid import expand
+from sweeper.records import RunRecord
+from sweeper.table import results
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, flags=re.DOTALL)
@@ -39,6 +45,47 @@ def test_the_example_has_the_runs_that_the_readme_counts():
     counted = re.search(r"`sweeper plan shape` shows its (\d+) runs", README)
     assert counted is not None
     assert len(expand(load_sweep("shape"))) == int(counted[1])
+
+
+def plausible(spec):
+    """The record of a run whose loss has a valley in the learning rate and falls with compute."""
+    shape = model_shape(spec.train.model)
+    best = (4.0 if spec.arm == "muonh" else 0.4) * shape.params**-0.3
+    return RunRecord(
+        run_id=spec.run_id,
+        state="done",
+        arm=spec.arm,
+        loss=1.5 + 20 * shape.flops_per_token**-0.2 + 0.1 * math.log(spec.lr_peak / best) ** 2,
+        train_loss=2.5,
+        lr=spec.lr,
+        lr_peak=spec.lr_peak,
+        tokens=spec.train.tokens,
+        steps=spec.train.steps,
+        params=shape.params,
+        params_total=shape.params_total,
+        flops=shape.flops_per_token * spec.train.tokens,
+        batch_tokens=spec.train.batch_tokens,
+        seed=spec.train.seed.data,
+        wall_time_s=1.0,
+        tokens_per_s=1e4,
+        attempts=1,
+        world_size=1,
+        fingerprint="f",
+        axes=dict(spec.axes),
+    )
+
+
+def test_the_question_of_the_example_is_answered():
+    sweep = load_sweep("shape")
+    specs = expand(sweep)
+    table = results([plausible(spec) for spec in specs], specs)
+    report = fit_question(table, sweep.question)
+    assert len(report.optima) == 10
+    assert {(law.y, law.x, law.per["arm"]) for law in report.laws} == {
+        ("lr_peak", "params", "muonh"),
+        ("lr_peak", "params", "adamw"),
+    }
+    assert set(plot_question(table, sweep.question, report)) == {"lr", "flops"}
 
 
 def test_every_link_to_a_file_leads_somewhere():

@@ -1,12 +1,16 @@
 import dataclasses
 import json
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pandas as pd
 import pytest
+from builders import run_spec, train_config
 
-from sweeper.analysis import file_question, fit_question, predict_question
+from model.config import ModelConfig
+from sweeper.analysis import file_question, fit_question, of_rate, predict_question
 from sweeper.errors import FitError, TableError
+from sweeper.laws.power import REFERENCES
 from sweeper.laws.transfer import Transfer
 from sweeper.spec import Question
 
@@ -17,7 +21,15 @@ def sweep_table(budgets=(1e9, 2e9, 4e9, 8e9), exponent=-0.32, *, arm="base", dep
         best = lr0 * (tokens / 1e9) ** exponent
         for lr in best * 2.0 ** np.arange(-2, 3):
             loss = 2.0 + (tokens / 1e9) ** -0.2 + 0.06 * np.log(lr / best) ** 2
-            row = {"arm": arm, "state": "done", "loss": loss, "lr": lr, "lr_peak": lr, "tokens": tokens}
+            row = {
+                "run_id": f"{arm}-{depth}-{tokens:g}-{lr:g}",
+                "arm": arm,
+                "state": "done",
+                "loss": loss,
+                "lr": lr,
+                "lr_peak": lr,
+                "tokens": tokens,
+            }
             rows.append(row | {"flops": 6e8 * tokens, "depth": depth, "batch_tokens": 2**21})
     return pd.DataFrame(rows)
 
@@ -60,7 +72,8 @@ def test_shapes_mixed_within_a_group_are_warned_of():
 
 
 def test_an_exponent_away_from_the_published_one_is_said():
-    report = fit_question(sweep_table(exponent=-0.2), Question(), method="parabola")
+    table = sweep_table(exponent=-0.2)
+    report = fit_question(table, Question(reference="hyperp"), method="parabola")
     assert any("excludes HyperP's -0.32" in warning for warning in report.warnings)
 
 
@@ -82,12 +95,12 @@ def test_what_cannot_be_answered_is_one_sentence():
     table = sweep_table()
     with pytest.raises(FitError, match="cannot read the law"):
         fit_question(table, Question(laws=("lr_peak = tokens",)))
-    with pytest.raises(FitError, match="add --by depth"):
-        fit_question(table, Question(laws=("lr_peak ~ depth",)))
     with pytest.raises(TableError, match="no column 'flop'; did you mean 'flops'"):
         fit_question(table, Question(curves=("loss ~ flop",)))
-    with pytest.raises(FitError, match="no curve of the baseline 'muon'"):
+    with pytest.raises(FitError, match="no curve of the baseline 'muon'; the table holds a single curve"):
         fit_question(table, Question(baseline="muon"))
+    with pytest.raises(FitError, match="leverage over 'muon' needs a curve"):
+        fit_question(table, Question(baseline="muon", curves=()))
     with pytest.raises(TableError, match="has no runs"):
         fit_question(table[:0], Question())
     with pytest.raises(TableError, match="no column 'lr'"):
@@ -95,9 +108,7 @@ def test_what_cannot_be_answered_is_one_sentence():
 
 
 def test_prediction_follows_the_fitted_axis_and_transfers_only_the_others():
-    (prediction,) = predict_question(
-        sweep_table(), Question(), {"tokens": 16e9, "depth": 32}, transfer=Transfer(), method="parabola"
-    )
+    (prediction,) = predict_question(sweep_table(), Question(), {"tokens": 16e9, "depth": 32}, method="parabola")
     assert prediction.factors == {"depth": pytest.approx(0.5)}
     assert prediction.lr == pytest.approx(0.02 * 16**-0.32 * 0.5, rel=1e-6)
     assert prediction.extrapolation == pytest.approx(2)
@@ -105,16 +116,14 @@ def test_prediction_follows_the_fitted_axis_and_transfers_only_the_others():
 
 
 def test_prediction_far_beyond_the_data_warns():
-    (prediction,) = predict_question(sweep_table(), Question(), {"tokens": 1e12}, transfer=Transfer())
+    (prediction,) = predict_question(sweep_table(), Question(), {"tokens": 1e12})
     assert any("125.0 times beyond" in warning for warning in prediction.warnings)
     assert prediction.lr_low < prediction.lr < prediction.lr_high
     assert set(prediction.forms) == {"log", "linear", "argmin"}
 
 
 def test_prediction_from_one_budget_is_the_rule_and_says_so():
-    (prediction,) = predict_question(
-        sweep_table(budgets=(1e9,)), Question(), {"tokens": 2e9}, transfer=Transfer(), method="parabola"
-    )
+    (prediction,) = predict_question(sweep_table(budgets=(1e9,)), Question(), {"tokens": 2e9}, method="parabola")
     assert prediction.lr == pytest.approx(0.02 * 2**-0.32, rel=1e-6)
     assert "not measured" in prediction.warnings[0]
 
@@ -122,8 +131,160 @@ def test_prediction_from_one_budget_is_the_rule_and_says_so():
 def test_prediction_refuses_what_it_cannot_transfer():
     table = pd.concat([sweep_table(), sweep_table(depth=16)])
     with pytest.raises(FitError, match="no single depth"):
-        predict_question(table, Question(), {"tokens": 2e9, "depth": 32}, transfer=Transfer())
+        predict_question(table, Question(), {"tokens": 2e9, "depth": 32})
     with pytest.raises(FitError, match="say which tokens"):
-        predict_question(sweep_table(), Question(), {"depth": 16}, transfer=Transfer())
+        predict_question(sweep_table(), Question(), {"depth": 16})
     with pytest.raises(FitError, match="must be a positive number"):
-        predict_question(sweep_table(), Question(), {"tokens": -1}, transfer=Transfer())
+        predict_question(sweep_table(), Question(), {"tokens": -1})
+
+
+def test_a_law_of_the_base_rate_goes_through_optima_of_the_base_rate():
+    # The transfer rule has the token factor on, so that the base rate is the same at every budget.
+    table = sweep_table()
+    table["lr"] = table.lr_peak / (table.tokens / 1e9) ** -0.32
+    report = fit_question(table, Question(laws=("lr ~ tokens", "lr_peak ~ tokens")), method="parabola")
+    assert report.rate == "lr"
+    assert [o.lr for o in report.optima] == pytest.approx([0.02] * 4)
+    assert [(law.y, law.b) for law in report.laws] == [
+        ("lr", pytest.approx(0, abs=1e-9)),
+        ("lr", pytest.approx(0, abs=1e-9)),
+        ("lr_peak", pytest.approx(-0.32)),
+        ("lr_peak", pytest.approx(-0.32)),
+    ]
+
+
+def test_a_law_carries_the_name_of_the_column_that_its_optima_are_of():
+    table = sweep_table().drop(columns="lr_peak").rename(columns={"lr": "learning_rate"})
+    report = fit_question(table, Question(), lr="learning_rate")
+    assert report.rate == "learning_rate"
+    assert {law.y for law in report.laws} == {"learning_rate"}
+
+
+def test_naming_a_rate_asks_the_laws_of_a_sweep_of_it():
+    assert of_rate(Question(laws=("lr_peak ~ tokens", "loss ~ flops")), "lr").laws == ("lr ~ tokens", "loss ~ flops")
+    assert of_rate(Question(), "learning_rate") == Question()
+
+
+def test_leverage_is_along_the_first_curve_alone():
+    table = pd.concat([sweep_table(arm="muon"), sweep_table(arm="muonh", lr0=0.01)])
+    table.loc[table.arm == "muonh", "loss"] -= 0.1
+    alone = fit_question(table, Question(baseline="muon", curves=("loss ~ flops",)))
+    both = fit_question(table, Question(baseline="muon", curves=("loss ~ flops", "loss ~ tokens")))
+    assert {curve.x for curve in both.curves} == {"flops", "tokens"}
+    assert both.leverage == alone.leverage
+    assert [row.at for row in both.leverage] == pytest.approx([0.6e18, 1.2e18, 2.4e18, 4.8e18])
+
+
+def test_a_baseline_with_too_few_budgets_is_a_warning():
+    table = pd.concat([sweep_table((1e9, 2e9), arm="muon"), sweep_table(arm="muonh")])
+    report = fit_question(table, Question(baseline="muon"))
+    assert report.leverage == ()
+    assert any("arm muon: the curve loss ~ flops has 3 constants" in warning for warning in report.warnings)
+
+
+def test_a_law_may_run_along_any_column_that_the_runs_of_a_group_agree_on():
+    table = sweep_table().assign(params=lambda t: t.tokens / 50)
+    report = fit_question(table, Question(laws=("lr_peak ~ params",)), method="parabola")
+    assert [(law.x, pytest.approx(law.b)) for law in report.laws] == [("params", -0.32)] * 2
+    assert (report.laws[0].x_low, report.laws[0].x_high) == (2e7, 16e7)
+
+
+def test_a_law_along_a_column_that_varies_within_a_group_is_a_warning():
+    table = pd.concat([sweep_table(), sweep_table(depth=16)])
+    report = fit_question(table, Question(laws=("lr_peak ~ depth", "lr_peak ~ tokens")))
+    assert {law.x for law in report.laws} == {"tokens"}
+    assert len(report.optima) == 4
+    assert (
+        "a law along depth needs one depth per optimum, but tokens 1000000000 has 2 (8 to 16); add --by depth"
+        in report.warnings
+    )
+
+
+def test_a_law_of_an_unknown_column_names_the_law_of_the_optima():
+    with pytest.raises(TableError, match=r"no column 'lr_opt'; .*is written 'lr_peak ~ tokens'"):
+        fit_question(sweep_table(), Question(laws=("lr_opt ~ tokens",)))
+
+
+def test_runs_without_a_value_to_group_by_are_no_law():
+    table = sweep_table().assign(tokens=np.nan)
+    with pytest.raises(FitError, match="none of the 20 runs has a value of tokens"):
+        fit_question(table, Question(curves=()))
+    with pytest.raises(FitError, match="none of the 20 runs has a value of tokens"):
+        predict_question(table, Question(), {"tokens": 1e9})
+
+
+def test_published_laws_are_compared_only_where_the_question_names_them():
+    table = sweep_table(exponent=-0.2)
+    assert fit_question(table, Question(), method="parabola").warnings == ()
+    base = fit_question(table, Question(laws=("lr ~ tokens",), reference="hyperp"), method="parabola")
+    assert base.warnings == ()  # HyperP's law is of the peak rate
+
+
+def test_every_reference_that_a_question_may_name_has_laws():
+    assert set(get_args(get_type_hints(Question)["reference"])) == {"", *REFERENCES}
+
+
+def specs_of(table, transfer):
+    """The cells whose records a table holds."""
+    return [
+        dataclasses.replace(
+            run_spec(row.lr, arm=row.arm),
+            run_id=row.run_id,
+            transfer=transfer,
+            train=dataclasses.replace(
+                train_config(),
+                model=ModelConfig(depth=row.depth),
+                tokens=int(row.tokens),
+                batch_tokens=row.batch_tokens,
+            ),
+        )
+        for row in table.itertuples()
+    ]
+
+
+def test_each_arm_is_carried_by_its_own_transfer_rule():
+    hyperp, plain = sweep_table(arm="hyperp"), sweep_table(arm="plain", depth=4)
+    specs = specs_of(hyperp, Transfer(tokens=False)) + specs_of(plain, Transfer(rule="none"))
+    made = predict_question(
+        pd.concat([plain, hyperp]), Question(), {"tokens": 16e9, "depth": 32}, specs=specs, method="parabola"
+    )
+    assert {p.per["arm"]: (p.rule, p.factors["depth"]) for p in made} == {
+        "hyperp": ("hyperp", pytest.approx(0.5)),
+        "plain": ("none", 1.0),
+    }
+    assert {p.per["arm"]: any("has no factor for depth" in w for w in p.warnings) for p in made} == {
+        "hyperp": False,
+        "plain": True,
+    }
+
+
+def test_the_base_rate_of_a_prediction_is_that_of_its_own_runs():
+    # HyperP's depth factor with d0 = 8: runs at depth 32 have a peak of half their base rate.
+    deep, plain = sweep_table(arm="deep", depth=32), sweep_table(arm="plain", depth=32)
+    specs = specs_of(deep, Transfer(tokens=False)) + specs_of(plain, Transfer(rule="none"))
+    made = predict_question(pd.concat([deep, plain]), Question(), {"tokens": 16e9}, specs=specs)
+    assert {p.per["arm"]: p.lr_base / p.lr for p in made} == {"deep": pytest.approx(2), "plain": pytest.approx(1)}
+    assert predict_question(deep, Question(), {"tokens": 16e9})[0].lr_base is None
+
+
+def test_runs_of_several_rules_or_shapes_are_not_carried_by_one():
+    table = pd.concat([sweep_table(), sweep_table(depth=32)])
+    specs = specs_of(table, Transfer(tokens=False))
+    (prediction,) = predict_question(table, Question(), {"tokens": 16e9}, specs=specs)
+    assert prediction.lr_base is None
+    mixed = specs[:20] + specs_of(sweep_table(depth=32), Transfer(rule="none"))
+    with pytest.raises(FitError, match=r"follow 2 transfer rules \(hyperp, none\)"):
+        predict_question(table, Question(), {"tokens": 16e9}, specs=mixed)
+
+
+def test_a_sweeps_prediction_is_of_the_peak_rate_alone():
+    table = sweep_table()
+    with pytest.raises(FitError, match="leave out --lr lr"):
+        predict_question(table, Question(), {"tokens": 1e9}, specs=specs_of(table, Transfer()), lr="lr")
+
+
+def test_a_prediction_from_mixed_shapes_warns_as_fit_does():
+    table = pd.concat([sweep_table(arm="mixed"), sweep_table(arm="mixed", depth=16), sweep_table(arm="pure")])
+    mixed, pure = predict_question(table, Question(), {"tokens": 16e9})
+    assert any("depth has 2 values" in warning for warning in mixed.warnings)
+    assert pure.warnings == ()

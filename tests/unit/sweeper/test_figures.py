@@ -33,7 +33,8 @@ def texts(figure):
 
 @pytest.fixture(scope="module")
 def figures():
-    return plot_question(TABLE, Question(), fit_question(TABLE, Question()))
+    question = Question(reference="hyperp")
+    return plot_question(TABLE, question, fit_question(TABLE, question))
 
 
 def test_a_question_draws_its_figures(figures):
@@ -49,6 +50,20 @@ def test_every_budget_and_sign_is_in_the_legend(figures):
 def test_the_law_shows_both_conventions_and_the_published_slope(figures):
     log, linear, published = texts(figures["law"])
     assert (log[:9], linear[:12], published) == ("log space", "linear space", "HyperP's slope, $b = -0.32$")
+
+
+def test_no_published_slope_is_drawn_unless_the_question_names_it():
+    drawn = plot_question(TABLE, Question(figures=("law",)), fit_question(TABLE, Question()))
+    assert [text[:9] for text in texts(drawn["law"])] == ["log space", "linear sp"]
+
+
+def test_a_law_is_drawn_along_the_column_that_its_groups_agree_on():
+    table = TABLE.assign(params=TABLE.tokens / 50, lr=TABLE.lr_peak * 2)
+    question = Question(laws=("lr ~ params",), figures=("lr", "law"))
+    drawn = plot_question(table, question, fit_question(table, question))
+    assert drawn["law"].axes[0].get_xlabel() == "parameters"
+    assert drawn["law"].axes[0].get_ylabel() == "optimal base learning rate $\\eta_0$"
+    assert drawn["lr"].axes[0].get_xlabel() == "base learning rate $\\eta_0$"
 
 
 def test_figures_are_written_whole_and_alike(figures, tmp_path):
