@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import slurm_cluster
 from hypothesis import settings
 
 # Before torch is imported: tests run side by side, and sums over threads depend on their number.
@@ -52,8 +53,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip a marked test where its requirement is missing; in CI a missing scheduler is a failure."""
     if item.get_closest_marker("gpu") and not _succeeds("nvidia-smi", "--list-gpus"):
         pytest.skip("nvidia-smi finds no NVIDIA GPU")
-    if item.get_closest_marker("slurm") and not _succeeds("sinfo", "--noheader"):
-        reason = "no SLURM controller answers `sinfo` on this machine"
+    reason = slurm_cluster.missing() if item.get_closest_marker("slurm") else ""
+    if reason:
         if "CI" in os.environ:
             pytest.fail(f"{reason}, and CI must not skip it", pytrace=False)
         pytest.skip(reason)
