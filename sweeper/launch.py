@@ -400,4 +400,7 @@ def _environment(folder: SweepFolder, job: JobFile) -> dict[str, str]:
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
         "OPENBLAS_NUM_THREADS": threads,
+        # glibc would give every step's buffers back to the kernel and fault them in again: a tenth of a small step.
+        "MALLOC_TRIM_THRESHOLD_": "1000000000",
+        "MALLOC_MMAP_THRESHOLD_": "1000000000",
     }

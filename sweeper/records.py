@@ -65,6 +65,8 @@ class RunRecord:
     tokens_per_s: float
     attempts: int
     world_size: int
+    device: str
+    """`cpu`, or the model of the GPU."""
     fingerprint: str
     """Of the data."""
     axes: Mapping[str, Value]

@@ -45,6 +45,7 @@ COLUMNS: Mapping[str, str] = {
     "tokens_per_s": "training speed",
     "attempts": "tries it took",
     "world_size": "processes that trained it",
+    "device": "`cpu`, or the model of the GPU",
     "fingerprint": "hash of the data",
 }
 """What every column of a sweep's results means; the sweep's other axes follow under their own names."""

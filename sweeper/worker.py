@@ -5,7 +5,6 @@ import json
 import logging
 import os
 import platform
-import shutil
 import socket
 import sys
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from model import corpus
+from model.checkpoint import delete_checkpoints
 from model.distributed import PeerLost
 from model.shape import model_shape
 from model.train import Member, Outcome, train
@@ -193,12 +193,13 @@ def _finish(folder: SweepFolder, spec: RunSpec, outcome: Outcome, number: int, p
         tokens_per_s=outcome.tokens_per_s,
         attempts=number,
         world_size=place.world_size,
+        device=outcome.device,
         fingerprint=train.data.fingerprint,
         axes=dict(spec.axes),
         reason=outcome.reason if outcome.state == "diverged" else "",
     )
     write_record(folder, record)
-    shutil.rmtree(folder.run(spec.run_id) / "checkpoint", ignore_errors=True)
+    delete_checkpoints(folder.run(spec.run_id) / "checkpoint")
     log.info("%s: loss %s after %d steps %s", outcome.state, outcome.loss, outcome.steps, outcome.reason)
 
 
@@ -208,9 +209,6 @@ def _finite(value: float) -> float | None:
 
 def provenance(folder: SweepFolder, job: JobFile, spec: RunSpec, place: Place) -> dict[str, Any]:
     """Where and with what a run is carried out: enough to repeat it; no environment, no secrets."""
-    import torch
-
-    on_gpu = job.execution.device != "cpu" and torch.cuda.is_available()
     packages = ("torch", "numpy", "triton", "submitit", "hydra-core")
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -222,7 +220,6 @@ def provenance(folder: SweepFolder, job: JobFile, spec: RunSpec, place: Place) -
         "python": sys.version.split()[0],
         "platform": platform.platform(),
         "processor": platform.processor() or platform.machine(),
-        "device": torch.cuda.get_device_name() if on_gpu else "cpu",
         "threads": job.execution.threads,
         "world_size": place.world_size,
         "packages": {name: _version(name) for name in packages},

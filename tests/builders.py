@@ -88,6 +88,7 @@ def run_record(spec: RunSpec, **changes: Any) -> RunRecord:
         tokens_per_s=1e4,
         attempts=1,
         world_size=1,
+        device="cpu",
         fingerprint=spec.train.data.fingerprint,
         axes=dict(spec.axes),
     )

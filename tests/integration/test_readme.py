@@ -70,6 +70,7 @@ def plausible(spec):
         tokens_per_s=1e4,
         attempts=1,
         world_size=1,
+        device="cpu",
         fingerprint="f",
         axes=dict(spec.axes),
     )

@@ -56,6 +56,7 @@ def make_record(spec, **changes):
         tokens_per_s=5000.0,
         attempts=1,
         world_size=1,
+        device="cpu",
         fingerprint="f",
         axes=spec.axes,
     )
