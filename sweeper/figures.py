@@ -6,10 +6,9 @@ groups run through `viridis` without its pale end, arms take the palette of Okab
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
-from uuid import uuid4
 
 import matplotlib as mpl
 import numpy as np
@@ -21,6 +20,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLoca
 
 from sweeper.analysis import FitReport, curve_points, optima_along, published_law
 from sweeper.errors import FitError, SweeperError
+from sweeper.files import replacing
 from sweeper.fits.loss_curve import LossCurveFit
 from sweeper.fits.losses import Key, Losses, groups
 from sweeper.fits.optimum import Optimum, members, settings
@@ -235,7 +235,8 @@ def save_figure(figure: Figure, folder: Path, name: str, formats: tuple[str, ...
     """Write the figure in each format, each file whole or not at all; returns their paths.
 
     Raises:
-        SweeperError: The folder cannot be written, or matplotlib has no such format.
+        SweeperError: Matplotlib has no such format.
+        DiskError: The folder cannot be written.
     """
     known = figure.canvas.get_supported_filetypes()
     paths = []
@@ -243,18 +244,10 @@ def save_figure(figure: Figure, folder: Path, name: str, formats: tuple[str, ...
         if form not in known:
             raise SweeperError(f"figures cannot be written as {form!r}; choose among {', '.join(sorted(known))}")
         path = folder / f"{name}.{form}"
-        partial = folder / f".{name}.{uuid4().hex[:8]}.partial"
         # Without a date the same figure is the same file.
         undated = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(form, {})
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with _style():
-                figure.savefig(partial, format=form, dpi=DPI, metadata=undated)
-            partial.replace(path)
-        except OSError as error:
-            with suppress(OSError):  # the folder itself may not be there
-                partial.unlink()
-            raise SweeperError(f"{path}: cannot be written ({error.strerror or error}); free space there") from error
+        with replacing(path) as partial, _style():
+            figure.savefig(partial, format=form, dpi=DPI, metadata=undated)
         paths.append(path)
     return tuple(paths)
 

@@ -2,11 +2,12 @@
 
 import csv
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+import gzip
+import json
+import zlib
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import cast
-from uuid import uuid4
+from typing import TextIO, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ import pandas as pd
 
 from sweeper.errors import TableError
 from sweeper.expressions import compile_expression, select
+from sweeper.files import replacing
 from sweeper.fits.losses import Key, Losses, make_losses, plain
 from sweeper.laws.arrays import FloatArray
 from sweeper.records import RunRecord
@@ -79,29 +81,14 @@ def write_results(table: Table, folder: Path) -> Path:
     """Write `results.csv` and `results.parquet` into the folder, each whole or not at all; returns the CSV's path.
 
     Raises:
-        TableError: The folder cannot be written.
+        DiskError: The folder cannot be written.
     """
     path = folder / "results.csv"
-    _write(path, table, "csv")
-    _write(folder / "results.parquet", table, "parquet")
+    with replacing(path) as partial:
+        table.to_csv(partial, index=False)
+    with replacing(folder / "results.parquet") as partial:
+        _one_type_per_column(table).to_parquet(partial, index=False)
     return path
-
-
-def _write(path: Path, table: Table, kind: str) -> None:
-    partial = path.with_name(f".{path.name}.{uuid4().hex[:8]}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if kind == "csv":
-            table.to_csv(partial, index=False)
-        else:
-            _one_type_per_column(table).to_parquet(partial, index=False)
-        partial.replace(path)
-    except OSError as error:
-        with suppress(OSError):  # the folder itself may not be there
-            partial.unlink()
-        raise TableError(
-            f"{path}: cannot be written ({error.strerror or error}); free space or choose another folder with --runs"
-        ) from error
 
 
 def _one_type_per_column(table: Table) -> Table:
@@ -116,6 +103,9 @@ def _one_type_per_column(table: Table) -> Table:
 def read_table(path: Path, mapping: Mapping[str, str] | None = None) -> Table:
     """A CSV, JSONL or Parquet file with one row per run.
 
+    The same rows give the same table whatever the format: text that spells numbers becomes numbers, a list or an object
+    its text.
+
     Args:
         path: Its suffix tells the format: .csv, .tsv, .jsonl, .parquet (.gz is unpacked).
         mapping: Our name for a column by its name there: `{"tokens": "D"}`.
@@ -123,7 +113,7 @@ def read_table(path: Path, mapping: Mapping[str, str] | None = None) -> Table:
     Raises:
         TableError: The file is missing, empty, unreadable, names a column twice, or lacks a mapped one.
     """
-    table = _read(path)
+    table = _numbers_as_such(_hashable(_read(path)))
     for ours, theirs in (mapping or {}).items():
         require(table, theirs, str(path))
         if ours != theirs and ours in table.columns:
@@ -139,19 +129,19 @@ def read_table(path: Path, mapping: Mapping[str, str] | None = None) -> Table:
 def _read(path: Path) -> Table:
     kind = next((suffix for suffix in reversed(path.suffixes) if suffix != ".gz"), "")
     try:
+        if path.is_dir():
+            raise TableError(f"{path}: a folder, not a file; name the file of results in it")
         if path.stat().st_size == 0:
             raise TableError(f"{path}: the file is empty; give a table with one row per run")
         if kind in (".csv", ".tsv"):
-            separator = "," if kind == ".csv" else "\t"
-            _refuse_repeated_columns(path, separator)
-            return pd.read_csv(path, sep=separator, encoding="utf-8-sig")
+            return _read_csv(path, "," if kind == ".csv" else "\t")
         if kind in (".jsonl", ".ndjson"):
-            return pd.read_json(path, lines=True)
+            return _read_jsonl(path)
         if kind == ".parquet":
             return pd.read_parquet(path)
     except FileNotFoundError as error:
         raise TableError(f"{path}: no such file; check the name") from error
-    except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
+    except (OSError, EOFError, zlib.error, ValueError) as error:  # pandas' parser errors are ValueErrors
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise TableError(f"{path}: not a readable {kind or 'table'} file ({reason}); check its format") from error
     raise TableError(
@@ -159,15 +149,68 @@ def _read(path: Path) -> Table:
     )
 
 
-def _refuse_repeated_columns(path: Path, separator: str) -> None:
-    if path.suffix == ".gz":
-        header = list(pd.read_csv(path, sep=separator, header=None, nrows=1, dtype=str).iloc[0])
-    else:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            header = next(csv.reader(file, delimiter=separator), [])
+def _read_csv(path: Path, separator: str) -> Table:
+    with _open(path) as file:
+        header = [name.strip() for name in next(csv.reader(file, delimiter=separator, skipinitialspace=True), [])]
     for name in header:
         if header.count(name) > 1:
             raise TableError(f"{path}: the column {name!r} is there {header.count(name)} times; rename or drop one")
+    if len(header) == 1 and set(header[0]) & {",", ";", "\t"}:
+        raise TableError(
+            f"{path}: its header {header[0]!r} is a single column; separate columns by commas (.csv) or tabs (.tsv)"
+        )
+    with _open(path) as file:
+        table = pd.read_csv(file, sep=separator, skipinitialspace=True)
+    if not isinstance(table.index, pd.RangeIndex):  # pandas takes the first values for names of rows
+        raise TableError(f"{path}: its rows hold more values than its header names columns; name each or drop the rest")
+    return table.set_axis(header, axis="columns")
+
+
+def _read_jsonl(path: Path) -> Table:
+    """One JSON object per line; pandas' own reader would turn true into 1 and numbers into dates."""
+    rows = []
+    with _open(path) as file:
+        for number, line in enumerate(file, 1):
+            row = json.loads(line) if line.strip() else {}
+            if not isinstance(row, dict):
+                raise TableError(f"{path}: line {number} is {line.strip()[:40]!r}; give an object per line")
+            rows += [row] if row else []
+    return pd.DataFrame(rows)
+
+
+def _open(path: Path) -> TextIO:
+    if path.suffix == ".gz":
+        return cast(TextIO, gzip.open(path, "rt", encoding="utf-8-sig", newline=""))
+    return path.open(encoding="utf-8-sig", newline="")
+
+
+def _hashable(table: Table) -> Table:
+    """Lists and objects as their text, so that cells can be compared; column names as text."""
+    nested = [
+        name
+        for name in table.columns
+        if table[name].dtype == object and not table[name].map(lambda cell: isinstance(cell, Hashable)).all()
+    ]
+
+    def text(cell: object) -> object:
+        return cell if isinstance(cell, Hashable) else repr(cell.tolist() if isinstance(cell, np.ndarray) else cell)
+
+    return table.assign(**{name: table[name].map(text) for name in nested}).rename(columns=str)
+
+
+def _numbers_as_such(table: Table) -> Table:
+    """Columns of text (or decimals, or categories) that spell nothing but numbers as numbers."""
+    found = {}
+    for name in table.columns:
+        column = table[name].astype(object) if isinstance(table[name].dtype, pd.CategoricalDtype) else table[name]
+        if pd.api.types.is_object_dtype(column) or pd.api.types.is_string_dtype(column):
+            spelled = pd.to_numeric(column.mask(column.map(_is_bool)), errors="coerce")
+            found[name] = spelled if spelled.notna().equals(column.notna()) and column.notna().any() else column
+    return table.assign(**found)
+
+
+def _is_bool(value: object) -> bool:
+    return isinstance(value, bool | np.bool_)
 
 
 # ── questions to a table ───────────────────────────────────────────────────────────────────────────────────────────
@@ -223,10 +266,11 @@ def numbers(table: Table, name: str) -> FloatArray:
         TableError: No such column, or one without a single number.
     """
     require(table, name)
-    values = pd.to_numeric(table[name], errors="coerce")
-    if len(table) and values.isna().all() and table[name].notna().any():
+    column = table[name]
+    values = pd.to_numeric(column.astype(object).mask(column.map(_is_bool)), errors="coerce")
+    if len(table) and values.isna().all() and column.notna().any():
         raise TableError(
-            f"the column {name!r} holds no numbers but values such as {table[name].dropna().iloc[0]!r}; name another"
+            f"the column {name!r} holds no numbers but values such as {column.dropna().tolist()[0]!r}; name another"
         )
     return np.asarray(values, dtype=np.float64)
 
@@ -268,7 +312,7 @@ def losses(
         covariates={name: numbers(table, name) for name in by if is_numeric(table, name)},
         labels={name: _text(table, name) for name in by if not is_numeric(table, name)},
     )
-    repeated = np.asarray(table.duplicated())
+    repeated = np.asarray(_hashable(table).duplicated())
     return dataclasses.replace(made, excluded=np.where(repeated & made.used, "duplicate row", made.excluded))
 
 

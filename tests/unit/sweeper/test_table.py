@@ -1,4 +1,7 @@
 import dataclasses
+import gzip
+import json
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
@@ -14,11 +17,22 @@ from model.config import (
     Seeds,
     TrainConfig,
 )
-from sweeper.errors import ConfigError, TableError
+from sweeper.errors import ConfigError, DiskError, TableError
 from sweeper.laws.transfer import Transfer
 from sweeper.records import RunRecord
 from sweeper.spec import RunSpec
-from sweeper.table import COLUMNS, losses, numbers, read_table, results, split, where, write_results
+from sweeper.table import (
+    COLUMNS,
+    distinct,
+    is_numeric,
+    losses,
+    numbers,
+    read_table,
+    results,
+    split,
+    where,
+    write_results,
+)
 
 
 def make_spec(run_id, *, arm="base", lr=0.01, **axes):
@@ -92,7 +106,7 @@ def test_results_come_back_from_disk(tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):
     (tmp_path / "s").write_text("a file")
-    with pytest.raises(TableError, match="cannot be written"):
+    with pytest.raises(DiskError, match="cannot be written"):
         write_results(results([], []), tmp_path / "s")
 
 
@@ -107,12 +121,83 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):
         ("broken.parquet", "no parquet", "not a readable .parquet"),
         ("table.xlsx", "x", "the format .xlsx is not known"),
         ("binary.csv", b"\xff\xfe\x00\x01\x80", "not a readable .csv"),
+        ("semicolons.csv", "lr;loss\n0,1;2\n", "its header 'lr;loss' is a single column"),
+        ("tabs.csv", "lr\tloss\n1\t2\n", "is a single column; separate columns by commas"),
+        ("wide.csv", "lr,loss\n1,2,3\n", "its rows hold more values than its header names columns"),
+        ("commas.csv", "lr,loss\n1,2,\n", "its rows hold more values than its header names columns"),
+        ("list.jsonl", '{"lr": 1}\n[1, 2]\n', "line 2 is '\\[1, 2\\]'; give an object per line"),
+        ("blank.jsonl", "\n\n", "a header but no rows"),
+        ("plain.csv.gz", "lr,loss\n1,2\n", "not a readable .csv file \\(Not a gzipped file"),
+        ("torn.csv.gz", gzip.compress(b"lr,loss\n1,2\n")[:-9], "not a readable .csv file"),
+        ("utf16.csv", "lr,loss\n1,2\n".encode("utf-16"), "not a readable .csv file"),
     ],
 )
 def test_a_bad_file_is_one_sentence(tmp_path, name, text, message):
     (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(TableError, match=message):
         read_table(tmp_path / name)
+
+
+def test_a_folder_in_the_place_of_a_file_is_one_sentence(tmp_path):
+    (tmp_path / "x.csv").mkdir()
+    with pytest.raises(TableError, match="a folder, not a file"):
+        read_table(tmp_path / "x.csv")
+
+
+CSV = "tokens, lr ,loss\n1000,0.01,2.5\n1000,0.02,2.4\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("bom.csv", CSV.encode("utf-8-sig")),
+        ("packed.csv.gz", gzip.compress(CSV.encode("utf-8-sig"))),
+        ("tabs.tsv", CSV.replace(",", "\t").encode()),
+        ("numbers.jsonl", b'{"tokens": 1000, "lr": 0.01, "loss": 2.5}\n{"tokens": 1000, "lr": 0.02, "loss": 2.4}\n'),
+        (
+            "text.jsonl",
+            b'\xef\xbb\xbf{"tokens":"1000","lr":"1e-2","loss":"2.5"}\n{"tokens":"1000","lr":".02","loss":"2.4"}',
+        ),
+    ],
+)
+def test_the_same_rows_are_the_same_table_in_every_format(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    table = read_table(tmp_path / name)
+    assert list(table.columns) == ["tokens", "lr", "loss"]
+    assert [list(table[column]) for column in table] == [[1000, 1000], [0.01, 0.02], [2.5, 2.4]]
+    assert is_numeric(table, "tokens")
+
+
+def test_columns_of_a_parquet_file_are_plain(tmp_path):
+    columns = {
+        "tokens": pd.Categorical(["1000", "2000"], categories=["500", "1000", "2000"]),
+        "loss": [Decimal("2.5"), Decimal("2.4")],
+        "steps": pd.array([1, None], dtype="Int64"),
+        "history": [np.array([3.0, 2.5]), np.array([3.0, 2.4])],
+    }
+    pd.DataFrame(columns).to_parquet(tmp_path / "t.parquet")
+    table = read_table(tmp_path / "t.parquet")
+    assert distinct(table, "tokens") == (1000, 2000)
+    assert list(numbers(table, "loss")) == [2.5, 2.4]
+    assert np.isnan(numbers(table, "steps")[1])
+    assert distinct(table, "history") == ("[3.0, 2.4]", "[3.0, 2.5]")
+
+
+def test_rows_that_differ_only_in_a_list_are_no_duplicates(tmp_path):
+    rows = [
+        {"tokens": 1, "lr": 0.1, "loss": 2.0, "curve": curve, "run": {"a": 1}} for curve in ([3, 2], [4, 2], [4, 2])
+    ]
+    path = tmp_path / "runs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert losses(read_table(path)).reasons() == losses(pd.DataFrame(rows)).reasons() == {"duplicate row": 1}
+
+
+def test_true_and_false_are_no_losses(tmp_path):
+    path = tmp_path / "runs.jsonl"
+    path.write_text('{"loss": true}\n{"loss": 2.5}\n')
+    assert np.isnan(numbers(read_table(path), "loss")[0])
+    with pytest.raises(TableError, match="'ok' holds no numbers but values such as True"):
+        numbers(pd.DataFrame({"ok": [True, False]}), "ok")
 
 
 def test_a_missing_file_is_one_sentence(tmp_path):
