@@ -24,18 +24,9 @@ from omegaconf.errors import OmegaConfBaseException
 from model.config import DataConfig, Execution
 from sweeper.errors import ConfigError
 from sweeper.expressions import clauses, compile_expression, opened
-from sweeper.grid import (
-    Leaf,
-    axis_values,
-    check_derived,
-    check_layout,
-    check_zip,
-    fingerprinted,
-    flat_grids,
-    leaf,
-    leaves,
-    reads_its_base,
-)
+from sweeper.grid.axes import axis_values, check_derived, check_layout, check_zip, flat_grids, reads_its_base
+from sweeper.grid.data import fingerprinted
+from sweeper.grid.leaves import NAMES, Leaf, leaf
 from sweeper.spec import Arm, Base, Cluster, Entry, Grid, Question, Sweep
 from sweeper.typed import build, convert, did_you_mean, fields_of
 
@@ -400,9 +391,9 @@ def _setting(override: _Override) -> str:
         return text
     if override.type in (int, float, bool):
         value = compile_expression(text, override.place)
-        label = leaf(override.path, "").label if override.path in _LEAF_PATHS else override.path
+        label = leaf(override.path, "").label if override.path in NAMES else override.path
         if value.names:
-            if value.names & ({"params", "predicted_lr", "steps", "flops"} | _LEAF_NAMES) and label in _LEAF_NAMES:
+            if value.names & ({"params", "predicted_lr", "steps", "flops"} | NAMES) and label in NAMES:
                 raise ConfigError(f"{override.place}: a setting reads no other values; write derive.{label}={text}")
             convert(override.type, text, override.place)
         number = value({})
@@ -636,7 +627,7 @@ def _edited(grid: _GridValues, source: _Source) -> tuple[_GridValues, list[str]]
     last: dict[str, tuple[str, _Override]] = {}
     for override in source.overrides:
         head, _, rest = override.path.partition(".")
-        if override.kind == "setting" and override.path in _LEAF_PATHS:
+        if override.kind == "setting" and override.path in NAMES:
             last[override.path] = ("pin", override)
         elif override.kind == "grid" and rest:
             last[rest] = (head, override)
@@ -695,10 +686,6 @@ def _without(
 
 def _reads_its_base(target: Leaf, text: str, override: _Override) -> bool:
     return reads_its_base(target.path, check_derived(text, override.place))
-
-
-_LEAF_PATHS = frozenset(target.path for target in leaves())
-_LEAF_NAMES = frozenset(target.label for target in leaves()) | _LEAF_PATHS
 
 
 def _text(value: Any) -> str:

@@ -6,7 +6,9 @@ import pytest
 from model.config import DataConfig, EvaluationConfig, Execution, ModelConfig, OptimizerConfig, ScheduleConfig, Seeds
 from model.shape import model_shape
 from sweeper.errors import ConfigError, DataError
-from sweeper.grid import axis_values, expand, flat_grids, lay_out, leaf
+from sweeper.grid import expand, lay_out
+from sweeper.grid.axes import axis_values, flat_grids
+from sweeper.grid.leaves import leaf
 from sweeper.laws.transfer import Transfer
 from sweeper.spec import Arm, Base, Cluster, Grid, Question, Sweep
 

@@ -1,0 +1,103 @@
+"""What is computed from the values of a cell: its configurations, and the numbers that expressions may read of them."""
+
+import dataclasses
+import operator
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from model.shape import ModelShape, model_shape
+from sweeper.grid.leaves import SECTIONS
+from sweeper.laws.transfer import predicted_lr, rates
+from sweeper.spec import Base, Value
+from sweeper.typed import fields_of
+
+Cell = dict[str, Any]
+"""The values of one cell by path."""
+
+
+def base_value(base: Base, path: str) -> Any:
+    """The value at `path`, such as `model.width`."""
+    return operator.attrgetter(path)(base)
+
+
+class Configurations:
+    """The configurations of cells over one base, each built once; a class, because its caches live as long as it."""
+
+    def __init__(self, base: Base, written: Collection[str]) -> None:
+        self.base = base
+        self.written = {
+            name: tuple(sorted(path for path in written if path.startswith(f"{name}."))) for name in SECTIONS
+        }
+        """The paths of each section that cells set."""
+        self._sections: dict[str, dict[tuple[Value, ...], Any]] = {name: {} for name in SECTIONS}
+        self._shapes: dict[tuple[Value, ...], ModelShape] = {}
+        self._predictions: dict[tuple[Any, ...], float] = {}
+
+    def section(self, name: str, cell: Cell) -> Any:
+        paths = self.written[name]
+        if not paths:
+            return getattr(self.base, name)
+        values = tuple([cell[path] for path in paths])
+        made = self._sections[name].get(values)
+        if made is None:
+            fields = {path.partition(".")[2]: value for path, value in zip(paths, values, strict=True)}
+            made = self._sections[name][values] = dataclasses.replace(getattr(self.base, name), **fields)
+        return made
+
+    def shape(self, cell: Cell) -> ModelShape:
+        values = tuple([cell[path] for path in self.written["model"]])
+        shape = self._shapes.get(values)
+        if shape is None:
+            shape = self._shapes[values] = model_shape(self.section("model", cell))
+        return shape
+
+    def predicted_lr(self, cell: Cell) -> float:
+        transfer = self.section("transfer", cell)
+        depth, tokens, batch_tokens = cell["model.depth"], cell["tokens"], cell["batch_tokens"]
+        sizes = (depth, tokens, batch_tokens, transfer)
+        predicted = self._predictions.get(sizes)
+        if predicted is None:
+            predicted = self._predictions[sizes] = predicted_lr(
+                transfer, lr=self.base.lr, depth=depth, tokens=tokens, batch_tokens=batch_tokens
+            )
+        return predicted
+
+    def lr_peak(self, cell: Cell) -> float:
+        return rates(
+            self.section("transfer", cell),
+            lr=cell["lr"],
+            depth=cell["model.depth"],
+            tokens=cell["tokens"],
+            batch_tokens=cell["batch_tokens"],
+        ).hidden
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Computed:
+    """A number that an expression may read beside the leaves."""
+
+    reads: tuple[str, ...]
+    """The leaves that it depends on."""
+    value: Callable[[Configurations, Cell], Any]
+
+
+_MODEL = tuple(f"model.{name}" for name in fields_of(SECTIONS["model"]))
+_TRANSFER = tuple(f"transfer.{name}" for name in fields_of(SECTIONS["transfer"]))
+_SIZES = ("model.depth", "tokens", "batch_tokens", *_TRANSFER)
+
+COMPUTED: Mapping[str, Computed] = {
+    "params": Computed(reads=_MODEL, value=lambda made, cell: made.shape(cell).params),
+    "params_total": Computed(reads=_MODEL, value=lambda made, cell: made.shape(cell).params_total),
+    "params_paper_total": Computed(reads=_MODEL, value=lambda made, cell: made.shape(cell).params_paper_total),
+    "flops_per_token": Computed(reads=_MODEL, value=lambda made, cell: made.shape(cell).flops_per_token),
+    "flops": Computed(
+        reads=(*_MODEL, "tokens"), value=lambda made, cell: made.shape(cell).flops_per_token * cell["tokens"]
+    ),
+    "steps": Computed(
+        reads=("tokens", "batch_tokens"),
+        value=lambda _, cell: max(1, int(cell["tokens"] / cell["batch_tokens"] + 0.5)),
+    ),
+    "predicted_lr": Computed(reads=_SIZES, value=Configurations.predicted_lr),
+    "lr_peak": Computed(reads=("lr", *_SIZES), value=Configurations.lr_peak),
+}

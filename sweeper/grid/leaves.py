@@ -1,0 +1,122 @@
+"""The leaves of a base configuration, the settings that an axis may set: their names, paths and types."""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from sweeper.errors import ConfigError
+from sweeper.expressions import compile_expression
+from sweeper.spec import Base, Value
+from sweeper.typed import convert, did_you_mean, fields_of
+
+WHOLE_FROM = 1000
+"""From here on a count that an expression leaves fractional (tokens: 20.5 * params) goes to the nearest whole."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leaf:
+    """One typed value that an axis may set."""
+
+    path: str
+    """`model.width`, `lr`; `seed` is both of its seeds."""
+    kind: Any
+    label: str
+    """The shortest name that is no other leaf's: what users write and tables show."""
+    writes: tuple[str, ...]
+    """The paths it sets: its own, or both seeds."""
+
+
+SECTIONS: Mapping[str, type] = {
+    name: cast(type, kind) for name, (kind, _) in fields_of(Base).items() if dataclasses.is_dataclass(kind)
+}
+"""The groups of settings of a base (`model`, `optimizer`, …) and their classes."""
+SEED = Leaf(path="seed", kind=int, label="seed", writes=("seed.init", "seed.data"))
+
+_FULL_NAMES = ("transfer", "seed")
+"""Sections whose labels keep the section's name: `transfer.depth` is a switch, `seed.init` half of `seed`."""
+
+
+def _named_leaves() -> tuple[dict[str, Leaf], dict[str, list[str]]]:
+    """The leaf of every name that means one, and the paths of every name that may mean several."""
+    sections: dict[str, list[str]] = {}
+    for section, kind in SECTIONS.items():
+        for name in fields_of(kind):
+            if (section, name) != ("data", "fingerprint"):
+                sections.setdefault(name, []).append(section)
+    names = {
+        name: Leaf(path=name, kind=kind, label=name, writes=(name,))
+        for name, (kind, _) in fields_of(Base).items()
+        if name not in SECTIONS
+    }
+    names["seed"] = SEED
+    ambiguous: dict[str, list[str]] = {"batch": ["batch_tokens", "transfer.batch"]}
+    for name, owners in sections.items():
+        owner = "model" if "model" in owners else owners[0] if len(owners) == 1 else ""
+        short = bool(owner) and name not in names and name not in SECTIONS and name not in ambiguous
+        for section in owners:
+            path = f"{section}.{name}"
+            label = name if short and section == owner and section not in _FULL_NAMES else path
+            kind = fields_of(SECTIONS[section])[name][0]
+            names[path] = Leaf(path=path, kind=kind, label=label, writes=(path,))
+        if short:
+            names[name] = names[f"{owner}.{name}"]
+        elif not owner:
+            ambiguous[name] = [f"{section}.{name}" for section in owners]
+    return names, ambiguous
+
+
+_NAMES, _AMBIGUOUS = _named_leaves()
+
+NAMES = frozenset(_NAMES)
+"""Every name that means one leaf: its path, its label or both."""
+ALL_NAMES = NAMES | _AMBIGUOUS.keys() | SECTIONS.keys()
+"""Also the names that `leaf` refuses because they mean several leaves or a whole section."""
+
+
+def leaf(name: str, where: str, others: Iterable[str] = ()) -> Leaf:
+    """The leaf that `name` means: `model.width`, or `width` where no other leaf is called so.
+
+    A sweep's own keys (`lr`, `tokens`) come first, then the model's (`depth`), then any other unique name. `others`
+    are further names that may have been meant.
+
+    Raises:
+        ConfigError: A name without a leaf, or with several.
+
+    >>> leaf("width", "axes").path, leaf("optimizer.momentum", "axes").label
+    ('model.width', 'momentum')
+    """
+    found = _NAMES.get(name)
+    if found is not None:
+        return found
+    if name in SECTIONS:
+        raise ConfigError(
+            f"{where}: {name!r} is a group of settings, not one value; name one of its settings "
+            f"({name}.{next(iter(fields_of(SECTIONS[name])))}) or compare whole groups as arms"
+        )
+    if name in _AMBIGUOUS:
+        raise ConfigError(f"{where}: {name!r} may be {' or '.join(_AMBIGUOUS[name])}; write one of them in full")
+    raise ConfigError(f"{where}: no setting {name!r}; {did_you_mean(name, [*NAMES, *others])}")
+
+
+def typed(target: Leaf, value: Any, where: str) -> Value:
+    """`value` as one of the leaf's type; text for a number is an expression without names.
+
+    Raises:
+        ConfigError: A value that does not fit.
+
+    >>> typed(leaf("tokens", ""), 1e6, "axes.tokens"), typed(leaf("lr", ""), "2*0.01", "axes.lr")
+    (1000000, 0.02)
+    """
+    if type(value) is float:
+        # 12 digits, as in a run's identity: what is trained is what is named.
+        value = float(f"{value:.12g}")
+        if target.kind is int and abs(value) >= WHOLE_FROM and math.isfinite(value):
+            value = round(value)
+    elif isinstance(value, str) and target.kind in (int, float):
+        # YAML writes 2*0.01 in a list as text.
+        number = compile_expression(value, where)({})
+        if not isinstance(number, str):
+            return typed(target, number, where)
+    return cast(Value, value if type(value) is target.kind else convert(target.kind, value, where))
