@@ -1,0 +1,147 @@
+"""A sweep file and overrides to one `Sweep`, every value typed; errors name the line or override to blame."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import yaml
+
+from model.config import DataConfig, Execution
+from sweeper.config.compose import composer
+from sweeper.config.edits import edited
+from sweeper.config.grid_values import GridValues, read_grid, typed_grid
+from sweeper.config.keys import BASE_KEYS, GRID_KEYS
+from sweeper.config.locate import find_sweep, shown
+from sweeper.config.overrides import named_overrides, parse_overrides, scale_overrides
+from sweeper.config.source import Source
+from sweeper.errors import ConfigError
+from sweeper.grid.axes import flat_grids
+from sweeper.grid.data import fingerprinted
+from sweeper.grid.leaves import SECTIONS
+from sweeper.spec import Arm, Base, Cluster, Grid, Question, Sweep
+from sweeper.typed import build, convert
+
+SINGLE_ARM = "base"
+"""The arm of a sweep that names none."""
+
+LEFT_TO_THE_GRID = ("lr", "tokens", "batch_tokens")
+"""Settings without a default that a sweep may give by its grid alone."""
+
+Fingerprint = Callable[[DataConfig, int, str], DataConfig]
+
+
+def load_sweep(name: str, overrides: Sequence[str] = ()) -> Sweep:
+    """The sweep `name` with the overrides of the command line, every value typed, its data fingerprinted.
+
+    `name` is a file of `./sweeps`, else of the sweeps that ship with this package (`quickstart`, `hyperp/tokens`), or
+    the path of a YAML file. Groups are looked up beside the sweep, in `./conf`, then in the `conf/` that ships.
+
+    An override is `key=value`; a later one wins:
+
+    - a group: `model=hyperp_d8`, `cluster=h100`, and `scale=tiny` of the sweep's own scales;
+    - a setting, by its path or its short name: `model.depth=4`, `depth=4`, `lr=2e-2`, `seed=1` (both seeds). Where
+      the grid varies that setting, this pins it; a derived `lr` that reads `predicted_lr` or `lr` keeps its shape and
+      moves with it;
+    - the grid: `axes.lr=geom(5e-3,0.16,6)`, `derive.tokens=50*params`, `where=width<512`, `zip=…`, `union=…`,
+      `repeat=3`, `~axes.lr`. An axis takes the place of a derived value of the same name, and the reverse.
+
+    Each arm is composed as base, scale, arm, command line.
+
+    Raises:
+        ConfigError: An unknown sweep, group or key, a value of the wrong type or one that its class refuses.
+        DataError: The data cannot be read.
+    """
+    file, label = find_sweep(name)
+    given = parse_overrides(overrides)
+    for override in given:
+        if override.path in ("scales", "arms"):
+            raise ConfigError(f"{override.place}: {override.path} are written in the sweep file, {shown(file)}")
+    with composer(file) as composed:
+        plain = composed(())
+        scales, arms = (named_overrides(plain.values.get(key), key, shown(file)) for key in ("scales", "arms"))
+        scale = next((o.value for o in reversed(given) if o.path == "scale"), plain.values.get("scale", ""))
+        common = scale_overrides(scale, scales, label)
+        head = composed((*common, *given)) if common or given else plain
+        sources = {
+            arm: composed((*common, *parse_overrides(texts, f"arm {arm}"), *given)) for arm, texts in arms.items()
+        }
+    fingerprint = cache(fingerprinted)
+    made = [_arm(arm, source, fingerprint) for arm, source in (sources or {SINGLE_ARM: head}).items()]
+    return Sweep(
+        name=label,
+        title=convert(str, head.values.get("title", ""), "title", place=head.place),
+        arms=tuple(arm for arm, _ in made),
+        cluster=build(Cluster, head.values.get("cluster") or {}, "cluster", place=head.place),
+        execution=build(Execution, head.values.get("execution") or {}, "execution", place=head.place),
+        question=build(Question, head.values.get("question") or {}, "question", place=head.place),
+        resolved=_resolved(head, sources),
+        notes=tuple(dict.fromkeys(note for _, notes in made for note in notes)),
+    )
+
+
+def _arm(name: str, source: Source, fingerprint: Fingerprint) -> tuple[Arm, list[str]]:
+    """An arm, and what its overrides did to the grid."""
+    values, notes = edited(read_grid(source), source)
+    base, unset = _base(source)
+    grid = typed_grid(values, base, unset, source)
+    if unset:
+        base = dataclasses.replace(base, **_first_values(unset, grid, source))
+    base = dataclasses.replace(base, data=fingerprint(base.data, base.model.vocab, source.place("data")))
+    prefix = "" if name == SINGLE_ARM else f"arm {name}: "
+    return Arm(name=name, base=base, grid=grid), [prefix + note for note in notes]
+
+
+def _base(source: Source) -> tuple[Base, frozenset[str]]:
+    """The base values, and which of them are left to the grid (they hold a placeholder)."""
+    values = {key: source.values[key] for key in BASE_KEYS if key in source.values}
+    if isinstance(values.get("seed"), int) and not isinstance(values["seed"], bool):
+        values["seed"] = {"init": values["seed"], "data": values["seed"]}
+    unset = frozenset(name for name in LEFT_TO_THE_GRID if values.get(name) is None)
+    values |= dict.fromkeys(unset, 1)
+    for name, kind in SECTIONS.items():
+        values[name] = build(kind, values.get(name) or {}, name, place=source.place)
+    base = build(Base, values, "", place=source.place)
+    for name in LEFT_TO_THE_GRID:
+        if not 0 < getattr(base, name) < math.inf:
+            raise ConfigError(f"{source.place(name)}: {name} must be positive, got {getattr(base, name)}")
+    return base, unset
+
+
+def _first_values(unset: frozenset[str], grid: Grid, source: Source) -> dict[str, Any]:
+    """The values that stand in a base where only the grid gives them: an axis's first."""
+    given: dict[str, Any] = {}
+    for flat in flat_grids(grid):
+        for key, values in [*flat.axes, *(entry for group in flat.zip for entry in group)]:
+            given.setdefault(key, values[0])
+        for key, _ in flat.derive:
+            given.setdefault(key, 1)
+    for name in LEFT_TO_THE_GRID:
+        if name in unset and name not in given:
+            raise ConfigError(f"{source.place(name)}: the sweep sets no {name}; add a value or an axis")
+    return {name: given[name] for name in unset}
+
+
+def _resolved(head: Source, arms: Mapping[str, Source]) -> str:
+    """What was composed as YAML: every arm whole, nothing that an override pinned or replaced."""
+    values = {"arms": {name: _whole(source) for name, source in arms.items()}} if arms else _whole(head)
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def _whole(source: Source) -> dict[str, Any]:
+    left_out = (*GRID_KEYS, "scale", "scales", "arms")
+    rest = {key: value for key, value in source.values.items() if key not in left_out}
+    return rest | _as_written(edited(read_grid(source), source)[0])
+
+
+def _as_written(grid: GridValues) -> dict[str, Any]:
+    parts: dict[str, Any] = {
+        "axes": {target.label: value for target, value in grid.axes.values()},
+        "zip": [{target.label: value for target, value in group.values()} for group in grid.zip],
+        "derive": {target.label: value for target, value in grid.derive.values()},
+        "where": list(grid.where),
+        "repeat": grid.repeat,
+        "union": [_as_written(branch) for branch in grid.union],
+    }
+    return {key: value for key, value in parts.items() if value and (key, value) != ("repeat", 1)}

@@ -1,0 +1,67 @@
+"""Where sweeps and configuration groups lie on the disk: with the user, else with this package."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+from sweeper.errors import ConfigError
+from sweeper.typed import did_you_mean
+
+
+def shipped(kind: Literal["conf", "sweeps"]) -> Path:
+    """The folder of configuration groups or sweeps that comes with this package.
+
+    It stands inside `sweeper/` in a wheel, beside it in a clone.
+    """
+    sweeper = Path(__file__).resolve().parents[1]
+    return sweeper / kind if (sweeper / kind).is_dir() else sweeper.parent / kind
+
+
+def sweep_names() -> tuple[str, ...]:
+    """Every sweep that `load_sweep` finds by name, sorted."""
+    folders = (Path("sweeps"), shipped("sweeps"))
+    return tuple(
+        sorted({file.relative_to(root).with_suffix("").as_posix() for root in folders for file in root.rglob("*.yaml")})
+    )
+
+
+def find_sweep(name: str) -> tuple[Path, str]:
+    """The file of a sweep and the name that it goes by.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml"):
+        if not path.is_file():
+            raise ConfigError(f"no sweep file {name!r}; give the path of an existing one or the name of a sweep")
+        if path.suffix == ".yml":
+            raise ConfigError(f"{name}: sweep files end in .yaml; rename it")
+        return path.resolve(), path.stem
+    for root in (Path("sweeps"), shipped("sweeps")):
+        file = root / f"{name}.yaml"
+        if name and not path.is_absolute() and ".." not in path.parts and file.is_file():
+            return file.resolve(), path.as_posix()
+    raise ConfigError(f"no sweep {name!r} in ./sweeps or among those that ship; {did_you_mean(name, sweep_names())}")
+
+
+def shown(file: Path) -> str:
+    """The path as a user would type it: relative when it lies below the working directory."""
+    return str(file.relative_to(Path.cwd())) if file.is_relative_to(Path.cwd()) else str(file)
+
+
+def conf_folders() -> tuple[Path, ...]:
+    """The folders of groups, first come, first served."""
+    folders = (Path("conf").resolve(), shipped("conf"))
+    return tuple(dict.fromkeys(folder for folder in folders if folder.is_dir()))
+
+
+def group_options(folders: Iterable[Path]) -> dict[str, set[str]]:
+    """The options of each group: `{"model": {"tiny", …}, …}`."""
+    groups: dict[str, set[str]] = {}
+    for folder in folders:
+        for option in folder.rglob("*.yaml"):
+            group = option.parent.relative_to(folder).as_posix()
+            if group != ".":
+                groups.setdefault(group, set()).add(option.stem)
+    return groups

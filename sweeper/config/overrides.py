@@ -1,0 +1,127 @@
+"""Overrides of the command line, scales and arms: `key=value`, the key resolved to what it means."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sweeper.config.keys import GRID_KEYS, SHARED_SECTIONS, SHARED_SETTINGS
+from sweeper.config.locate import conf_folders, group_options
+from sweeper.errors import ConfigError
+from sweeper.grid.leaves import SECTIONS, leaf
+from sweeper.typed import convert, did_you_mean
+
+Kind = Literal["setting", "grid", "removal", "group"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Override:
+    """One `key=value`, its key resolved."""
+
+    text: str
+    source: str
+    """Where it stands, empty for the command line."""
+    kind: Kind
+    """`group` is the choice of a group's option, of a scale, or a whole section."""
+    path: str
+    """`model.depth`, `axes.lr`, `where`; of a group its name."""
+    value: str
+    type: Any
+    """Of a setting."""
+
+    @property
+    def place(self) -> str:
+        return _place(self.text, self.source)
+
+
+def parse_overrides(texts: Iterable[str], source: str = "") -> tuple[Override, ...]:
+    """The overrides that stand in `source`.
+
+    Raises:
+        ConfigError: An unknown key, or no value.
+    """
+    return tuple(_parsed(text, source) for text in texts)
+
+
+def named_overrides(values: Any, key: str, where: str) -> dict[str, tuple[str, ...]]:
+    """The texts of the `scales` or `arms` of a sweep file.
+
+    Raises:
+        ConfigError: Something else than names with lists of text.
+    """
+    if values is None:
+        return {}
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where}: {key} maps names to lists of overrides, got {values!r}")
+    return {
+        str(name): convert(tuple[str, ...], texts if texts is not None else (), f"{where}: {key}.{name}")
+        for name, texts in values.items()
+    }
+
+
+def scale_overrides(scale: str, scales: Mapping[str, Iterable[str]], sweep: str) -> tuple[Override, ...]:
+    """The overrides of the scale that was chosen, if any.
+
+    Raises:
+        ConfigError: The sweep has no such scale.
+    """
+    if not scale:
+        return ()
+    if not scales:
+        raise ConfigError(f"sweep {sweep} has no scales, got scale={scale}; leave it out")
+    if scale not in scales:
+        raise ConfigError(f"sweep {sweep} has no scale {scale!r}; {did_you_mean(scale, scales)}")
+    return parse_overrides(scales[scale], f"scale {scale}")
+
+
+def _place(text: str, source: str) -> str:
+    return f"override {text!r}" + (f" of {source}" if source else "")
+
+
+def _parsed(text: str, source: str) -> Override:
+    key, equals, value = (part.strip() for part in text.partition("="))
+    place = _place(text, source)
+    kind: Kind
+    if key.startswith("~"):
+        kind, path, type_ = "removal", _removed(key[1:], place), str
+    else:
+        key = key.lstrip("+")
+        if not equals or not key:
+            raise ConfigError(f"{place}: expected key=value, such as lr=0.02 or 'axes.lr=geom(5e-3,0.16,6)'")
+        kind, path, type_ = _meant(key, place)
+        if not value and (kind, type_) != ("setting", str):
+            raise ConfigError(f"{place}: the value is empty; give one")
+    return Override(text=text, source=source, kind=kind, path=path, value=value, type=type_)
+
+
+def _removed(key: str, place: str) -> str:
+    head, _, rest = key.partition(".")
+    if head in ("axes", "derive") and rest:
+        return f"{head}.{leaf(rest, place).path}"
+    if head in GRID_KEYS and not rest:
+        return head
+    raise ConfigError(f"{place}: only the grid's {', '.join(GRID_KEYS)} can be removed; set a value instead")
+
+
+def _meant(key: str, place: str) -> tuple[Kind, str, Any]:
+    """What a key sets: the kind, the path, and of a setting its type."""
+    head, _, rest = key.partition(".")
+    if head in ("axes", "derive") and rest:
+        return "grid", f"{head}.{leaf(rest, place).path}", str
+    if head in GRID_KEYS:
+        if rest:
+            raise ConfigError(f"{place}: {head} is set as a whole; write {head}=…")
+        return "grid", head, str
+    if head in ("scale", "scales", "arms"):
+        return "group", head, str
+    # `seed=1` is a setting, both seeds.
+    if key in SHARED_SECTIONS or (key in SECTIONS and key != "seed") or "@" in key:
+        return "group", key, str
+    if key in SHARED_SETTINGS:
+        return "setting", *SHARED_SETTINGS[key]
+    if head in SHARED_SECTIONS:
+        raise ConfigError(f"{place}: no setting {key!r}; {did_you_mean(key, SHARED_SETTINGS)}")
+    groups = group_options(conf_folders())
+    if key in groups:
+        return "group", key, str
+    target = leaf(key, place, [*SHARED_SETTINGS, *groups, *GRID_KEYS, "scale"])
+    return "setting", target.path, target.kind
