@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +38,11 @@ def written(text, name="mine"):
 
 def loaded(text, *overrides):
     return load_sweep(written(text), overrides)
+
+
+def each(*overrides):
+    """One arm per override, so that a sweep is composed once for all of them."""
+    return loaded(f"arms: {json.dumps({str(i): [override] for i, override in enumerate(overrides)})}").arms
 
 
 def sentence(name, *overrides):
@@ -101,15 +107,14 @@ class TestFinding:
     )
     def test_every_configuration_that_ships_is_valid(self, group):
         kind, option = group.split("/")
-        overrides = {
-            "model": ["batch_tokens=4096"],
-            "data": [f"data.path={__file__.replace('.py', '.txt')}"] if option in ("text", "shards") else [],
-        }.get(kind, [])
+        groups = {"model": "tiny", "data": "synthetic", kind: option}
+        sweep = {"defaults": [*({k: v} for k, v in groups.items()), "_self_"], "lr": 0.1, "tokens": 1e5}
+        Path("sweeps/a.yaml").write_text(json.dumps({**sweep, "batch_tokens": 4096, "data": {"path": "missing"}}))
         if option in ("text", "shards"):
-            with pytest.raises(DataError):
-                load_sweep(written(""), [f"{kind}={option}", *overrides])
+            with pytest.raises(DataError, match="missing"):
+                load_sweep("a")
         else:
-            assert expand(load_sweep(written(""), [f"{kind}={option}", *overrides]))
+            assert expand(load_sweep("a"))
 
 
 class TestIsolation:
@@ -139,13 +144,13 @@ class TestIsolation:
 
 
 class TestOverrides:
-    @pytest.mark.parametrize("override", ["model.depth=4", "depth=4", "++model.depth=4", "depth=2*2", "depth=4.0"])
-    def test_a_setting_is_named_by_its_path_or_in_short(self, override):
-        assert loaded("", override).arms[0].base.model.depth == 4
+    def test_a_setting_is_named_by_its_path_or_in_short(self):
+        arms = each("model.depth=4", "depth=4", "++model.depth=4", "depth=2*2", "depth=4.0")
+        assert [arm.base.model.depth for arm in arms] == [4] * 5
 
-    @pytest.mark.parametrize("value", ["1e-3", "1e-03", "0.001", "2**-3/125"])
-    def test_every_way_to_write_a_number_is_a_number(self, value):
-        assert loaded("", f"lr={value}").arms[0].base.lr == pytest.approx(1e-3)
+    def test_every_way_to_write_a_number_is_a_number(self):
+        arms = each("lr=1e-3", "lr=1e-03", "lr=0.001", "lr=2**-3/125")
+        assert [arm.base.lr for arm in arms] == pytest.approx([1e-3] * 4)
 
     def test_text_needs_no_quotes(self):
         assert loaded("", "title=a, b = c's (1)").title == "a, b = c's (1)"
@@ -163,18 +168,18 @@ class TestOverrides:
         sweep = loaded("", "threads=2", "cluster.gpu.mfu=0.5", "question.by=[tokens, width]")
         assert (sweep.execution.threads, sweep.cluster.gpu.mfu, sweep.question.by) == (2, 0.5, ("tokens", "width"))
 
-    @pytest.mark.parametrize(
-        ("override", "values"),
-        [
-            ("axes.lr=geom(5e-3,0.16,6)", (0.005, 0.01, 0.02, 0.04, 0.08, 0.16)),
-            ("axes.lr=[1e-3, 2e-3]", (0.001, 0.002)),
-            ("axes.lr=0.3", (0.3,)),
-            ("axes.lr=around(lr, 2, 3)", (0.05, 0.1, 0.2)),
-            ("axes={lr: geom(0.1, 0.4, 3)}", (0.1, 0.2, 0.4)),
-        ],
-    )
-    def test_an_axis_takes_lists_and_expressions(self, override, values):
-        assert axes(loaded("axes: {lr: [9]}\n", override))["lr"] == values
+    def test_an_axis_takes_lists_and_expressions(self):
+        values = {
+            "axes.lr=geom(5e-3,0.16,6)": (0.005, 0.01, 0.02, 0.04, 0.08, 0.16),
+            "axes.lr=[1e-3, 2e-3]": (0.001, 0.002),
+            "axes.lr=0.3": (0.3,),
+            "axes.lr=around(lr, 2, 3)": (0.05, 0.1, 0.2),
+            "axes={lr: geom(0.1, 0.4, 3)}": (0.1, 0.2, 0.4),
+        }
+        assert [arm.grid.axes for arm in each(*values)] == [(("lr", points),) for points in values.values()]
+
+    def test_an_axis_on_the_command_line_takes_the_place_of_the_files(self):
+        assert axes(loaded("axes: {lr: [9]}\n", "axes.lr=[0.1, 0.2]")) == {"lr": (0.1, 0.2)}
 
     def test_axes_take_precedence_however_they_are_spelled(self):
         assert axes(loaded("axes: {model.width: [32, 64]}\n", "axes.width=range(32,129,32)")) == {
@@ -283,6 +288,7 @@ class TestErrors:
             ("lr=1e400", "override 'lr=1e400': lr must be positive, got inf"),
             ("lr=0.1,0.2", "override 'lr=0.1,0.2': one value is expected; several are an axis, 'axes.lr=0.1,0.2'"),
             ("tokens=50*params", "override 'tokens=50*params': a setting reads no other values; write derive.tokens=50*params"),
+            ("lr=lr_peak/2", "override 'lr=lr_peak/2': a setting reads no other values; write derive.lr=lr_peak/2"),
             ("lr=", "override 'lr=': the value is empty; give one"),
             ("lr", "override 'lr': expected key=value, such as lr=0.02 or 'axes.lr=geom(5e-3,0.16,6)'"),
             ("axes.lr=[]", "override 'axes.lr=[]': the axis is empty; give it at least one value, or remove it"),
@@ -320,6 +326,7 @@ class TestErrors:
             ),
             ("where: width >\n", "sweeps/mine.yaml:10: where: invalid syntax ('width >')"),
             ("derive: {tokens: 2 * parms}\n", "sweeps/mine.yaml:10: derive.tokens: unknown name 'parms'; did you mean 'params'?"),
+            ("union: [3]\n", "sweeps/mine.yaml:10: union[0]: expected a mapping of names to values, got 3"),
             ("union: [{axis: {}}]\n", "sweeps/mine.yaml:10: union.axis: a grid has no key 'axis'; did you mean 'axes'?"),
             ("model: {width: [3\n", "sweeps/mine.yaml:11: not valid YAML: expected ',' or ']', but got '<stream end>'; mend the line"),
             ("lr: 2\n", "sweeps/mine.yaml:10: not valid YAML: found duplicate key lr; mend the line"),
