@@ -62,6 +62,10 @@ class Cluster:
         check(self.parallel >= 0, f"cluster.parallel must be 0 (as many as fit) or positive, got {self.parallel}")
 
 
+Reference = Literal["", "hyperp"]
+"""Published laws by their name in `laws.power.REFERENCES`; empty for none."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
     """What a bare `fit NAME` and `plot NAME` answer."""
@@ -75,8 +79,8 @@ class Question:
     baseline: str = ""
     """The arm that leverage is measured against."""
     figures: tuple[str, ...] = ("lr", "law", "flops")
-    reference: Literal["", "hyperp"] = ""
-    """Published laws drawn behind ours, by their name in `laws.power.REFERENCES`; empty for none."""
+    reference: Reference = ""
+    """Published laws drawn behind ours."""
     note: str = ""
     """One sentence that `fit` prints below its result: what to expect of this sweep, and what not."""
 
