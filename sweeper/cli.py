@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -43,7 +44,7 @@ Map = Annotated[
 ]
 By = Annotated[str, typer.Option("--by", help="Columns, by commas, whose every combination has one optimum.")]
 Per = Annotated[str, typer.Option("--per", help="Columns, by commas, that separate laws and curves, such as arm.")]
-Laws = Annotated[list[str] | None, typer.Option("--law", help='A power law: "lr_opt ~ tokens". May be repeated.')]
+Laws = Annotated[list[str] | None, typer.Option("--law", help='A power law: "lr_peak ~ tokens". May be repeated.')]
 Curves = Annotated[list[str] | None, typer.Option("--curve", help='A loss curve: "loss ~ flops". May be repeated.')]
 Baseline = Annotated[str, typer.Option("--baseline", help="The arm that compute leverage is measured against.")]
 Where = Annotated[str, typer.Option("--where", help="Rows to use: \"depth == 16 and state != 'failed'\".")]
@@ -59,15 +60,25 @@ SCHEMA_VERSION = 1
 
 def main() -> None:
     """Run the command line; what a user can mend is one sentence on stderr and its exit code."""
+    code: str | int | None = 0
+    closed = False
     try:
         check_packages()
         app()
     except SweeperError as error:
         typer.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
-    except BrokenPipeError:  # `sweeper plan … | head`
-        sys.stderr.close()
-        sys.exit(0)
+        code = error.exit_code
+    except SystemExit as end:
+        # A reader that had enough (`sweeper plan … | head`) is no failure, but Typer and rich leave with 1 for it.
+        closed = isinstance(end.__context__, BrokenPipeError)
+        code = 0 if closed else end.code
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        closed = True
+    if closed:  # what is still in the buffers has nowhere to go when the interpreter ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    sys.exit(code)
 
 
 def check_packages() -> None:
@@ -221,7 +232,9 @@ def fit(
     )
     found = open_source(source, overrides or [], runs, asked)
     report = fit_question(found.table, found.question, method=_method(method), lr=lr, loss=loss)
-    if found.folder is not None:
+    # The file answers the sweep's own question; any other answer is only printed.
+    bare = not overrides and asked == Asked() and (method, loss) == ("linex", "loss")
+    if found.folder is not None and bare:
         write_json(found.folder.fits / "fit.json", report)
     if as_json:
         typer.echo(json.dumps(plain(report)))
@@ -292,6 +305,9 @@ def plot(
     law: Laws = None,
     curve: Curves = None,
     where: Where = "",
+    reference: Annotated[
+        str, typer.Option("--reference", help="Published laws to draw behind ours: hyperp (those of the question).")
+    ] = "",
     method: MethodName = "linex",
 ) -> None:
     """Draw loss against learning rate, the optimum against tokens, and loss against FLOPs.
@@ -301,8 +317,9 @@ def plot(
     from sweeper.analysis import fit_question
     from sweeper.figures import FIGURES, plot_question, save_figure
     from sweeper.sources import Asked, open_source
+    from sweeper.spec import Reference
     from sweeper.terminal.fit import print_figures
-    from sweeper.typed import did_you_mean
+    from sweeper.typed import convert, did_you_mean
 
     asked = Asked(
         lr=lr,
@@ -318,6 +335,8 @@ def plot(
     for name in question.figures:
         if name not in FIGURES:
             raise SweeperError(f"--figure {name!r}: no such figure; {did_you_mean(name, FIGURES)}")
+    if reference:
+        question = replace(question, reference=convert(Reference, reference, "--reference"))
     report = fit_question(found.table, question, method=_method(method), lr=lr, loss=loss)
     folder = out or (found.folder.figures if found.folder else Path("figures") / Path(source).stem)
     drawn = plot_question(found.table, question, report, loss=loss)

@@ -1,6 +1,7 @@
 """The command line as a person meets it: started as a program, from a folder that is not the checkout."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -8,6 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from builders import run_record
+
+from sweeper.config import load_sweep
+from sweeper.grid import expand
+from sweeper.records import SweepFolder, write_record
 
 START = "import sys; sys.argv = ['sweeper', *sys.argv[1:]]; from sweeper.cli import main; main()"
 
@@ -125,10 +131,32 @@ def test_the_users_own_sweep_comes_before_ours(tmp_path):
     assert [run["lr"] for run in json.loads(done.stdout)["runs"]] == [0.01, 0.02]
 
 
-def test_a_closed_pipe_ends_the_program_without_a_word(tmp_path):
+RUNS = "tokens,lr,loss\n" + "".join(
+    f"{tokens},{rate},{2 + 1e6 / tokens + 0.1 * math.log(rate / 0.02) ** 2}\n"
+    for tokens in (1e6, 2e6, 4e6)
+    for rate in (0.005, 0.01, 0.02, 0.04, 0.08)
+)
+
+
+@pytest.fixture
+def runs_csv(tmp_path):
+    (tmp_path / "runs.csv").write_text(RUNS)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["fit", "runs.csv"], 0),  # rich writes it
+        (["fit", "runs.csv", "--json"], 0),  # Typer does
+        (["--help"], 0),
+        (["plan"], 2),
+    ],
+)
+def test_a_reader_that_had_enough_is_no_failure(runs_csv, arguments, code):
     program = subprocess.Popen(
-        [sys.executable, "-P", "-c", START, "plan", "quickstart", "--rows", "0"],
-        cwd=tmp_path,
+        [sys.executable, "-P", "-c", START, *arguments],
+        cwd=runs_csv,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -136,5 +164,28 @@ def test_a_closed_pipe_ends_the_program_without_a_word(tmp_path):
     assert program.stdout is not None
     assert program.stderr is not None
     program.stdout.close()
-    assert program.stderr.read() == ""
-    program.wait(timeout=60)
+    said = program.stderr.read()
+    assert (program.wait(timeout=60), "Traceback" in said or "Exception ignored" in said) == (code, False)
+    assert code != 0 or said == ""
+
+
+def test_fit_prints_what_was_asked_and_writes_only_what_the_sweep_asks(tmp_path):
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps" / "own.yaml").write_text(
+        OWN_SWEEP.replace("lr: [0.01, 0.02]", "lr: [0.01, 0.02, 0.04]\n  tokens: [4096, 8192]")
+    )
+    folder = SweepFolder(tmp_path / "runs", "own")
+    for spec in expand(load_sweep(str(tmp_path / "sweeps" / "own.yaml"))):
+        write_record(folder, run_record(spec, loss=2 + 0.1 * math.log(spec.lr / 0.02) ** 2))
+    written = tmp_path / "runs" / "own" / "fits" / "fit.json"
+    for options in (["--method", "parabola"], ["tokens=4096"]):
+        done = sweeper("fit", "own", *options, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert not written.exists()
+    assert sweeper("fit", "own", "--json", cwd=tmp_path).returncode == 0
+    assert json.loads(written.read_text())["method"] == "linex"
+
+
+def test_an_unknown_reference_is_answered_with_the_nearest(runs_csv):
+    done = sweeper("plot", "runs.csv", "--reference", "hyperpp", cwd=runs_csv)
+    assert (done.returncode, done.stderr) == (2, "error: --reference: got 'hyperpp'; did you mean 'hyperp'?\n")
