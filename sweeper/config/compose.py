@@ -54,6 +54,7 @@ def composer(file: Path) -> Iterator[Composed]:
             choices = {str(group): str(option) for group, option in config.hydra.runtime.choices.items()}
             OmegaConf.set_struct(config, False)
             del config["hydra"]
+            from_outside = tuple(_reading_the_environment(OmegaConf.to_container(config)))
             values = cast(dict[Any, Any], OmegaConf.to_container(config, resolve=True))
         chosen.update(choices)
         source = Source(
@@ -61,6 +62,10 @@ def composer(file: Path) -> Iterator[Composed]:
             overrides=overrides,
             files=(*_chosen_files(folders, choices), (file, "")),
         )
+        for key, text in from_outside:
+            # What a launch freezes must not hang on a variable, nor a secret get into a record.
+            hint = "write the value, or give it on the command line"
+            raise ConfigError(f"{source.place(key)}: {text} reads the environment; {hint}")
         for key in source.values:
             if key not in SWEEP_KEYS:
                 hint = did_you_mean(key, SWEEP_KEYS)
@@ -74,6 +79,18 @@ def composer(file: Path) -> Iterator[Composed]:
             yield composed
     finally:
         GlobalHydra.instance().hydra = around
+
+
+def _reading_the_environment(value: object, key: str = "") -> Iterator[tuple[str, str]]:
+    """The keys whose text reads an environment variable."""
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _reading_the_environment(item, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list):
+        for item in value:
+            yield from _reading_the_environment(item, key)
+    elif isinstance(value, str) and "${oc.env:" in value:
+        yield key, value
 
 
 def _chosen_files(folders: Sequence[Path], choices: Mapping[str, str]) -> Iterator[tuple[Path, str]]:

@@ -330,6 +330,11 @@ class TestErrors:
             ("union: [{axis: {}}]\n", "sweeps/mine.yaml:10: union.axis: a grid has no key 'axis'; did you mean 'axes'?"),
             ("model: {width: [3\n", "sweeps/mine.yaml:11: not valid YAML: expected ',' or ']', but got '<stream end>'; mend the line"),
             ("lr: 2\n", "sweeps/mine.yaml:10: not valid YAML: found duplicate key lr; mend the line"),
+            (
+                "data: {path: '${oc.env:HOME}/x'}\n",
+                "sweeps/mine.yaml:10: data.path: ${oc.env:HOME}/x reads the environment; write the value, or give it on the "
+                "command line",
+            ),
             ("title: ${nope}\n", "sweeps/mine.yaml: interpolation key 'nope' not found; mend the file or the override"),
             ("arms:\n  a: [lr2=3]\n", "override 'lr2=3' of arm a: no setting 'lr2'; did you mean 'lr'?"),
         ],
