@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from sweeper.plan import Plan, PlannedRun
-from sweeper.terminal import STATE_STYLE, axis_value, console, count, scientific, show, table
+from sweeper.terminal import STATE_STYLE, axis_value, console, count, duration, scientific, show, table
 
 
 def print_plan(plan: Plan, title: str, notes: Sequence[str], rows: int) -> None:
@@ -19,7 +19,7 @@ def print_plan(plan: Plan, title: str, notes: Sequence[str], rows: int) -> None:
         made.add_column("arm")
     for name in [n for n in names if n != "lr"]:
         made.add_column(name, justify="right")
-    for label in ("lr", "lr peak", "params", "tokens", "steps", "FLOPs", "GiB", "hours"):
+    for label in ("lr", "lr peak", "params", "tokens", "steps", "FLOPs", "GiB", "time"):
         if label.replace(" ", "_") not in names or label == "lr":
             made.add_column(label, justify="right")
     for run in shown:
@@ -52,7 +52,7 @@ def _plan_cells(run: PlannedRun, arms: bool, names: list[str]) -> list[str]:
         "steps": str(run.steps),
         "FLOPs": scientific(run.flops),
         "GiB": f"{run.memory_gib:.2g}",
-        "hours": f"{run.gpu_hours:.3g}",
+        "time": duration(run.gpu_hours * 3600),
     }
     return cells + [text for key, text in rest.items() if key not in names or key == "lr"]
 
