@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -101,9 +102,9 @@ def plan(
     runs: RunsFolder = Path("runs"),
     as_json: AsJson = False,
     budget: Annotated[
-        float | None, typer.Option(help="GPU-hours at hand; exit code 4 if more are left to run.")
+        float | None, typer.Option(min=0, help="GPU-hours at hand; exit code 4 if more are left to run.")
     ] = None,
-    rows: Annotated[int, typer.Option(help="Rows of the table; 0 prints all.")] = 60,
+    rows: Annotated[int, typer.Option(min=0, help="Rows of the table; 0 prints all.")] = 60,
 ) -> None:
     """Show the runs of a sweep, what they cost and which are done.
 
@@ -135,7 +136,9 @@ def launch(
     overrides: Overrides = None,
     runs: RunsFolder = Path("runs"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run; start nothing.")] = False,
-    budget: Annotated[float | None, typer.Option(help="GPU-hours at hand; start nothing if more are left.")] = None,
+    budget: Annotated[
+        float | None, typer.Option(min=0, help="GPU-hours at hand; start nothing if more are left.")
+    ] = None,
 ) -> None:
     """Train every run of a sweep that has no result yet; again after Ctrl-C, a crash or a wider grid.
 
@@ -153,11 +156,17 @@ def launch(
     with Progress(sweep.name) as progress:
         result = launch_sweep(sweep, specs, folder, follow=progress.show, tell=progress.note)
     collected = collect_sweep(specs, folder)
-    print_launch(result, collected, sweep.name)
+    print_launch(result, collected, sweep.name, _same_cells(name, overrides, runs))
     if result.interrupted:
         raise typer.Exit(EXIT_INTERRUPTED)
     if result.failures:
         raise typer.Exit(3)
+
+
+def _same_cells(name: str, overrides: list[str] | None, runs: Path) -> str:
+    """The words after a command's name that mean the same cells in the same folder, as a shell takes them."""
+    elsewhere = ["--runs", str(runs)] if runs != Path(os.environ.get("SWEEPER_RUNS", "runs")) else []
+    return shlex.join([name, *(overrides or []), *elsewhere])
 
 
 @app.command()

@@ -65,14 +65,15 @@ class RunRecord:
     tokens_per_s: float
     attempts: int
     world_size: int
-    device: str
-    """`cpu`, or the model of the GPU."""
     fingerprint: str
     """Of the data."""
     axes: Mapping[str, Value]
     """The axis values of the cell, by name."""
+    device: str = ""
+    """`cpu`, or the model of the GPU."""
     reason: str = ""
     """Why a run diverged."""
+    # A field that is added later has a default: records of before are read for ever.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -318,11 +319,12 @@ def claim_attempt(folder: SweepFolder, run_id: str, job: str) -> int | None:
         DiskError: The folder cannot be written.
     """
     while True:
+        # The number is chosen before the holder is asked after: whoever claims in between takes this very number.
+        taken = [int(name) for name in _names(folder.run(run_id) / "attempts") if name.isdigit()]
+        number = max(taken, default=0) + 1
         attempts = read_attempts(folder, run_id)
         if attempts and attempts[-1].end is None and not is_lost(folder, attempts[-1].owner, attempts[-1].job):
             return None
-        taken = [int(name) for name in _names(folder.run(run_id) / "attempts") if name.isdigit()]
-        number = max(taken, default=0) + 1
         if _claim(folder.attempt(run_id, number), _Held(owner=owner_of(os.getpid()), job=job)):
             break
     if read_record(folder, run_id) is None:
@@ -450,9 +452,16 @@ def launcher_lock(folder: SweepFolder) -> Iterator[Callable[[], None]]:
         other = _lock_owner(path)
         if other is not None and not other.here and not other.rebooted and renewed < LOCK_STALE_S:
             raise _held_by_another(path)
-        file.truncate(0)
-        file.write(json.dumps(plain(owner_of(os.getpid()))))
-        file.flush()
+        try:
+            file.truncate(0)
+            file.write(json.dumps(plain(owner_of(os.getpid()))))
+            file.flush()
+        except OSError as error:
+            with suppress(OSError):
+                file.close()  # its buffer has nowhere to go either
+            raise DiskError(
+                f"{path}: cannot be written ({error.strerror}); free space or choose another folder"
+            ) from error
         try:
             yield lambda: os.utime(path)
         finally:

@@ -68,7 +68,7 @@ def prepare_shards(
                 check(
                     any(name.startswith(side) for name in names),
                     f"{place(config)} leaves no {side} tokens at data.validation={config.validation}; "
-                    "add text or change that share",
+                    "add text, or give a larger share (data.validation, or --validation of `sweeper data prepare`)",
                 )
             partial.replace(folder)
         finally:

@@ -116,9 +116,13 @@ def _jsonl_documents(path: Path, column: str) -> Iterator[Document]:
                 raise ValueError(f"{path}:{number} is not JSON ({error.msg.lower()}); mend the line") from error
             check(isinstance(record, dict), f"{path}:{number} is no JSON object; write one object a line")
             check(
-                isinstance(record.get(column), str),
+                column in record,
                 f"{path}:{number} has no text in the field {column!r}, only {', '.join(record) or 'nothing'}; "
                 "set data.column",
+            )
+            check(
+                isinstance(record[column], str),
+                f"{path}:{number} holds {record[column]!r} in the field {column!r}, not text; mend the line",
             )
             yield Document(content=record[column].encode(errors="replace"))
 

@@ -11,8 +11,12 @@ from sweeper.launch import LaunchResult, Standing
 from sweeper.terminal import console, count, duration
 
 
-def print_launch(result: LaunchResult, table: Path, name: str) -> None:
-    """What a launch did, what failed and what to type next."""
+def print_launch(result: LaunchResult, table: Path, name: str, cells: str) -> None:
+    """What a launch did, what failed and what to type next.
+
+    Args:
+        cells: The words of a command that mean these cells again.
+    """
     for failure in result.failures:
         console.print(f"failed {failure.run_id}: {failure.reason}\n  log: {failure.log}", style="red", soft_wrap=True)
     states = ", ".join(f"{number} {state}" for state, number in result.states.items())
@@ -22,11 +26,11 @@ def print_launch(result: LaunchResult, table: Path, name: str) -> None:
     )
     console.print(f"results: {table}", soft_wrap=True)
     if result.interrupted:
-        console.print(f"stopped; resume with: sweeper launch {name}", style="yellow", soft_wrap=True)
+        console.print(f"stopped; resume with: sweeper launch {cells}", style="yellow", soft_wrap=True)
     elif result.failures:
-        console.print(f"run the failed ones again with: sweeper launch {name}", style="yellow", soft_wrap=True)
+        console.print(f"run the failed ones again with: sweeper launch {cells}", style="yellow", soft_wrap=True)
     else:
-        console.print(f"next: sweeper fit {name}", soft_wrap=True)
+        console.print(f"next: sweeper fit {cells}", soft_wrap=True)
 
 
 class Progress:

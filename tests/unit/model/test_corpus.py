@@ -348,7 +348,7 @@ def test_prepare_refuses_what_has_no_end():
 
 def test_prepare_refuses_a_source_that_holds_nothing_out(tmp_path: Path):
     config = text(write_jsonl(tmp_path / "a.jsonl", LINES[:3]), validation=0.001)
-    with pytest.raises(ValueError, match=r"leaves no val tokens at data.validation=0.001; add text or change"):
+    with pytest.raises(ValueError, match=r"leaves no val tokens at data.validation=0.001; add text, or give"):
         prepare_shards(config, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
 
@@ -468,6 +468,7 @@ def header(magic: int, version: int, count: int, tokens: int) -> bytes:
         (bad_file("a.parquet", b"PAR1 no"), r"a.parquet is no readable parquet file \(.*\); write it again"),
         (bad_jsonl('{"text": "a"}\n{"text": \n'), r"a.jsonl:2 is not JSON \(.*\); mend the line"),
         (bad_jsonl('{"text": "a"}\n[1]\n'), r"a.jsonl:2 is no JSON object; write one object a line"),
+        (bad_jsonl('{"text": 3}\n'), r"a.jsonl:1 holds 3 in the field 'text', not text; mend the line"),
         (bad_jsonl('{"body": "a"}\n'), r"a.jsonl:1 has no text in the field 'text', only body; set data.column"),
         (bad_file("a.bin", b""), r"a.bin is empty; remove it or write it again"),
         (bad_file("a.bin", b"abc"), r"a.bin has 3 bytes, no whole number of uint16 tokens; set data.token_dtype"),

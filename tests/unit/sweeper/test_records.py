@@ -78,6 +78,26 @@ def test_records_are_found_by_run_id(folder):
     assert set(read_records(folder)) == {spec.run_id for spec in specs}
 
 
+def test_a_record_without_a_field_of_today_is_read(folder):
+    record = run_record(run_spec(), device="cpu", reason="")
+    write_record(folder, record)
+    path = folder.run(record.run_id) / "record.json"
+    values = json.loads(path.read_text())
+    del values["device"], values["reason"]  # as the first version wrote it
+    path.write_text(json.dumps(values))
+    assert read_record(folder, record.run_id) == replace(record, device="")
+
+
+def test_a_full_disk_at_the_lock_is_one_sentence(folder, monkeypatch):
+    def full(_owner):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(records, "owner_of", full)
+    refusal = r"launcher\.lock: cannot be written \(No space left on device\)"
+    with pytest.raises(DiskError, match=refusal), launcher_lock(folder):
+        pass
+
+
 def test_a_damaged_record_is_named_with_the_next_step(folder):
     path = folder.run("abc") / "record.json"
     write_text(path, '{"run_id": "ab')
