@@ -62,6 +62,9 @@ class Cluster:
         check(self.parallel >= 0, f"cluster.parallel must be 0 (as many as fit) or positive, got {self.parallel}")
 
 
+FIGURE_NAMES = ("lr", "law", "flops")
+"""What a question may ask to be drawn; `figures.FIGURES` says what each shows."""
+
 Reference = Literal["", "hyperp"]
 """Published laws by their name in `laws.power.REFERENCES`; empty for none."""
 
@@ -78,7 +81,7 @@ class Question:
     curves: tuple[str, ...] = ("loss ~ flops",)
     baseline: str = ""
     """The arm that leverage is measured against."""
-    figures: tuple[str, ...] = ("lr", "law", "flops")
+    figures: tuple[str, ...] = FIGURE_NAMES
     reference: Reference = ""
     """Published laws drawn behind ours."""
     note: str = ""

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from sweeper.columns import COLUMNS
 from sweeper.errors import TableError
 from sweeper.expressions import compile_expression, select
 from sweeper.files import replacing
@@ -23,34 +24,6 @@ from sweeper.spec import RunSpec
 from sweeper.typed import did_you_mean
 
 Table = pd.DataFrame
-
-COLUMNS: Mapping[str, str] = {
-    "run_id": "identity of the run's scientific configuration",
-    "arm": "variant of the sweep",
-    "state": "done or diverged",
-    "loss": "validation loss after the last step, nats per token; of a diverged run its last training loss",
-    "train_loss": "mean training loss over the last 5 % of the steps, nats per token",
-    "lr": "base learning rate η₀ of the sweep",
-    "lr_peak": "peak rate of the hidden matrices after transfer; laws fit this one",
-    "tokens": "training tokens",
-    "steps": "optimiser steps",
-    "params": "the paper's N: embedding, head and matrices (HyperP §4, arXiv 2603.28743); active ones of a mixture",
-    "params_total": "every parameter of the model",
-    "flops": "training FLOPs by the paper's count (HyperP §4)",
-    "batch_tokens": "tokens per step",
-    "seed": "of the data order",
-    "width": "model width",
-    "depth": "model depth",
-    "top_k": "experts per token",
-    "sparsity": "experts in the pool over top_k",
-    "wall_time_s": "seconds of training",
-    "tokens_per_s": "training speed",
-    "attempts": "tries it took",
-    "world_size": "processes that trained it",
-    "device": "`cpu`, or the model of the GPU",
-    "fingerprint": "hash of the data",
-}
-"""What every column of a sweep's results means; the sweep's other axes follow under their own names."""
 
 
 # ── a sweep's own results ──────────────────────────────────────────────────────────────────────────────────────────

@@ -15,12 +15,13 @@ from sweeper.config.grid_values import GridValues, read_grid, typed_grid
 from sweeper.config.keys import BASE_KEYS, GRID_KEYS
 from sweeper.config.locate import find_sweep, shown
 from sweeper.config.overrides import named_overrides, parse_overrides, scale_overrides
+from sweeper.config.question import read_question
 from sweeper.config.source import Source
 from sweeper.errors import ConfigError
 from sweeper.grid.axes import flat_grids
 from sweeper.grid.data import fingerprinted
 from sweeper.grid.leaves import SECTIONS
-from sweeper.spec import Arm, Base, Cluster, Grid, Question, Sweep
+from sweeper.spec import Arm, Base, Cluster, Grid, Sweep
 from sweeper.typed import build, convert
 
 SINGLE_ARM = "base"
@@ -75,7 +76,7 @@ def load_sweep(name: str, overrides: Sequence[str] = ()) -> Sweep:
         arms=tuple(arm for arm, _ in made),
         cluster=build(Cluster, head.values.get("cluster") or {}, "cluster", place=head.place),
         execution=build(Execution, head.values.get("execution") or {}, "execution", place=head.place),
-        question=build(Question, head.values.get("question") or {}, "question", place=head.place),
+        question=read_question(head, [arm for arm, _ in made]),
         resolved=_resolved(head, sources),
         notes=tuple(dict.fromkeys(note for _, notes in made for note in notes)),
     )

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 ROWS = (
     "errors files laws expressions typed model.config model.parameters model.shape",
-    "spec records status fits model.corpus snapshot",
+    "spec columns records status fits model.corpus snapshot",
     "config grid plan table",
     "scheduler worker worker_entry launch sources terminal figures analysis",
     "cli",

@@ -342,6 +342,28 @@ class TestErrors:
     def test_a_bad_file_is_one_sentence_with_its_line(self, text, expected):
         assert sentence(written(text)) == expected
 
+    @pytest.mark.parametrize(
+        ("question", "expected"),
+        [
+            ("by: [widht]", "question.by[0]: the results have no column 'widht'; did you mean 'width'?"),
+            ("by: [model.width]", "question.by[0]: the results have no column 'model.width'; write width"),
+            ("by: [clip]", "question.by[0]: the results have no column 'clip'; vary it (axes.clip), or leave it out of the question"),
+            ("per: [arms]", "question.per[0]: the results have no column 'arms'; did you mean 'arm'?"),
+            ("figures: [lr, flop]", "question.figures[1]: no figure 'flop'; did you mean 'flops'?"),
+            ("curves: [loss flops]", "question.curves[0]: cannot read the law 'loss flops'; write two columns, such as 'lr_peak ~ tokens'"),
+            ("laws: [lr_peak ~ token]", "question.laws[0]: the results have no column 'token'; did you mean 'tokens'?"),
+            ("baseline: plan", "question.baseline: no arm 'plan'; did you mean 'plain'?"),
+            ("reference: hyper", "question.reference: got 'hyper'; did you mean 'hyperp'?"),
+        ],
+    )  # fmt: skip
+    def test_a_question_that_the_results_cannot_answer_is_refused_before_training(self, question, expected):
+        name = written(f"arms: {{plain: [], muon: [optimizer=muon]}}\nquestion: {{{question}}}\n")
+        assert sentence(name) == f"sweeps/mine.yaml:11: {expected}"
+
+    def test_a_question_may_be_about_whatever_the_grid_varies(self):
+        text = "axes: {momentum: [0.9, 0.95]}\nquestion: {by: [momentum], laws: [lr_peak ~ momentum]}\n"
+        assert loaded(text).question.by == loaded(text, "momentum=0.9").question.by == ("momentum",)
+
     def test_a_group_on_the_command_line_is_not_blamed_for_the_file(self):
         assert sentence(written("model: {widht: 3}\n"), "model=hyperp_d8").startswith(
             "sweeps/mine.yaml:10: model.widht"

@@ -1,0 +1,46 @@
+"""The columns of a sweep's results and how a law names two of them: known without the libraries that fill them."""
+
+from collections.abc import Mapping
+
+COLUMNS: Mapping[str, str] = {
+    "run_id": "identity of the run's scientific configuration",
+    "arm": "variant of the sweep",
+    "state": "done or diverged",
+    "loss": "validation loss after the last step, nats per token; of a diverged run its last training loss",
+    "train_loss": "mean training loss over the last 5 % of the steps, nats per token",
+    "lr": "base learning rate η₀ of the sweep",
+    "lr_peak": "peak rate of the hidden matrices after transfer; laws fit this one",
+    "tokens": "training tokens",
+    "steps": "optimiser steps",
+    "params": "the paper's N: embedding, head and matrices (HyperP §4, arXiv 2603.28743); active ones of a mixture",
+    "params_total": "every parameter of the model",
+    "flops": "training FLOPs by the paper's count (HyperP §4)",
+    "batch_tokens": "tokens per step",
+    "seed": "of the data order",
+    "width": "model width",
+    "depth": "model depth",
+    "top_k": "experts per token",
+    "sparsity": "experts in the pool over top_k",
+    "wall_time_s": "seconds of training",
+    "tokens_per_s": "training speed",
+    "attempts": "tries it took",
+    "world_size": "processes that trained it",
+    "device": "`cpu`, or the model of the GPU",
+    "fingerprint": "hash of the data",
+}
+"""What every column of a sweep's results means; the sweep's other axes follow under their own names."""
+
+
+def law_sides(law: str) -> tuple[str, str]:
+    """Left and right side of a law.
+
+    Raises:
+        ValueError: Something else than two columns.
+
+    >>> law_sides("lr_peak ~ tokens")
+    ('lr_peak', 'tokens')
+    """
+    sides = [side.strip() for side in law.split("~")]
+    if len(sides) != 2 or not all(side.replace(".", "_").replace(" ", "_").isidentifier() for side in sides):
+        raise ValueError(f"cannot read the law {law!r}; write two columns, such as 'lr_peak ~ tokens'")
+    return sides[0], sides[1]

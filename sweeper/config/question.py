@@ -1,0 +1,62 @@
+"""The question of a sweep, held against what its results will hold: no mistake waits for the end of training."""
+
+from collections.abc import Collection, Sequence
+
+from sweeper.columns import COLUMNS, law_sides
+from sweeper.config.source import Source
+from sweeper.errors import ConfigError
+from sweeper.grid.axes import flat_grids, written
+from sweeper.grid.leaves import NAMES, leaf
+from sweeper.spec import FIGURE_NAMES, Arm, Question
+from sweeper.typed import build, did_you_mean
+
+
+def read_question(source: Source, arms: Sequence[Arm]) -> Question:
+    """The question of a sweep with these arms.
+
+    Raises:
+        ConfigError: A column that the results will not have, a law that cannot be read, an unknown figure, or a
+            baseline that is no arm.
+    """
+    question = build(Question, source.values.get("question") or {}, "question", place=source.place)
+    columns = _columns(source, arms)
+    for part in ("by", "per"):
+        for i, name in enumerate(getattr(question, part)):
+            _check_column(name, columns, source.place(f"question.{part}[{i}]"))
+    for part in ("laws", "curves"):
+        for i, law in enumerate(getattr(question, part)):
+            place = source.place(f"question.{part}[{i}]")
+            try:
+                sides = law_sides(law)
+            except ValueError as error:
+                raise ConfigError(f"{place}: {error}") from error
+            for name in sides:
+                _check_column(name, columns, place)
+    for i, name in enumerate(question.figures):
+        if name not in FIGURE_NAMES:
+            place = source.place(f"question.figures[{i}]")
+            raise ConfigError(f"{place}: no figure {name!r}; {did_you_mean(name, FIGURE_NAMES)}")
+    # A curve that only arms tell apart goes by the arm's name.
+    if question.baseline and len(arms) > 1 and set(question.per) <= {"arm"}:
+        names = [arm.name for arm in arms]
+        if question.baseline not in names:
+            place = source.place("question.baseline")
+            raise ConfigError(f"{place}: no arm {question.baseline!r}; {did_you_mean(question.baseline, names)}")
+    return question
+
+
+def _columns(source: Source, arms: Sequence[Arm]) -> set[str]:
+    """The columns of the results: those of every sweep, and what the grids vary or an override pins."""
+    varied = {target.label for arm in arms for grid in flat_grids(arm.grid) for target in written(grid, "axes")}
+    pinned = {leaf(o.path, o.place).label for o in source.overrides if o.kind == "setting" and o.path in NAMES}
+    return COLUMNS.keys() | varied | pinned
+
+
+def _check_column(name: str, columns: Collection[str], place: str) -> None:
+    if name in columns:
+        return
+    if name in NAMES:
+        label = leaf(name, place).label
+        hint = f"write {label}" if label in columns else f"vary it (axes.{label}), or leave it out of the question"
+        raise ConfigError(f"{place}: the results have no column {name!r}; {hint}")
+    raise ConfigError(f"{place}: the results have no column {name!r}; {did_you_mean(name, columns)}")
