@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from sweeper.columns import law_sides
 from sweeper.errors import FitError, TableError
-from sweeper.fits.loss_curve import Leverage, LossCurveFit, fit_leverage, fit_loss_curve, name_of
-from sweeper.fits.losses import Key, Losses
+from sweeper.fits.loss_curve import CONSTANTS, Leverage, LossCurveFit, fit_leverage, fit_loss_curve, name_of
+from sweeper.fits.losses import BoolArray, Key, Losses
 from sweeper.fits.optimum import Method, Optimum, fit_lr_optima, members, settings
 from sweeper.fits.power_law import PowerLawFit, Space, fit_optimum_law, fit_power_law
 from sweeper.fits.prediction import LrPrediction, predict_lr
@@ -23,6 +24,22 @@ SPACES: tuple[Space, ...] = ("linear", "log")
 RATES = ("lr", "lr_peak")
 SHAPE = ("width", "depth", "batch_tokens", "tokens", "top_k", "sparsity")
 """Axes that move the optimum: a group that mixes their values has no single one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CurvePoints:
+    """What a loss curve goes through: the lowest y at each x, shapes (budgets,), x ascending."""
+
+    per: dict[str, Key]
+    x: FloatArray
+    y: FloatArray
+    settled: BoolArray
+    """False where the learning rates of the best run's group hold no optimum: a wider grid may have a lower y."""
+
+    @property
+    def fitted(self) -> tuple[FloatArray, FloatArray]:
+        """x and y of the settled budgets."""
+        return self.x[self.settled], self.y[self.settled]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,11 +135,12 @@ def fit_question(
         if column not in optima_by_rate:
             optima_by_rate[column] = optima_of(table, question, method=method, lr=column, loss=loss)[1]
         made += _optimum_laws(table, optima_by_rate[column], column, x, question, failed)
-    curves = [fit for curve in question.curves for fit in _curves(table, curve, question, failed)]
+    curves = [fit for curve in question.curves for fit in _curves(table, curve, question, optima, failed)]
     if failed and not (optima or made or curves):
         raise failed[0]
-    leverage = _leverage(table, question, curves) if question.baseline else ()
+    leverage = _leverage(table, question, optima, curves) if question.baseline else ()
     warnings += [str(error) for error in failed]
+    warnings += [warning for fit in curves for warning in _doubts(table, fit, question, optima)]
     warnings += [warning for fit in made if (warning := _off_published(table, question, fit)) is not None]
     return FitReport(
         runs=len(table),
@@ -242,19 +260,36 @@ def published_law(table: Table, question: Question, fit: PowerLawFit) -> tuple[s
 
 
 def curve_points(
-    table: Table, x: str, y: str = "loss", per: tuple[str, ...] = ()
-) -> tuple[tuple[dict[str, Key], FloatArray, FloatArray], ...]:
-    """The lowest y at each x, per combination of `per`: (values of per, x ascending, y), diverged runs left out."""
+    table: Table, x: str, y: str = "loss", per: tuple[str, ...] = (), optima: tuple[Optimum, ...] = ()
+) -> tuple[CurvePoints, ...]:
+    """The lowest y at each x, per combination of `per`, diverged runs left out.
+
+    Args:
+        optima: Of the same table; they tell which budgets are settled, all when there are none.
+    """
     points = []
+    table = table.reset_index(drop=True)
+    settled = _rows_with_optimum(table, optima)
     for key, part in split(table, per):
         xs, ys = numbers(part, x), numbers(part, y)
         usable = np.isfinite(xs) & np.isfinite(ys)
         if "state" in part.columns:
             usable &= np.asarray(part["state"] != "diverged")
         budgets = np.unique(xs[usable])
-        best = np.array([ys[usable & (xs == budget)].min() for budget in budgets], dtype=np.float64)
-        points.append((key, budgets, best))
+        best = np.array([np.argmin(np.where(usable & (xs == budget), ys, np.inf)) for budget in budgets], dtype=np.intp)
+        rows = np.asarray(part.index, dtype=np.intp)[best]
+        points.append(CurvePoints(per=key, x=budgets, y=ys[best], settled=settled[rows]))
     return tuple(points)
+
+
+def _rows_with_optimum(table: Table, optima: tuple[Optimum, ...]) -> BoolArray:
+    """Which rows belong to no group whose optimum lies at an edge of its grid or nowhere, shape (runs,)."""
+    settled = np.ones(len(table), dtype=np.bool_)
+    unknown = {tuple(o.group.values()) for o in optima if o.status in ("edge_low", "edge_high", "no_minimum")}
+    if unknown:
+        for key, part in split(table, tuple(optima[0].group)):
+            settled[np.asarray(part.index, dtype=np.intp)] = tuple(key.values()) not in unknown
+    return settled
 
 
 def _optimum_laws(
@@ -292,27 +327,59 @@ def _column_laws(
     return made
 
 
-def _curves(table: Table, curve: str, question: Question, failed: list[FitError]) -> list[LossCurveFit]:
+def _curves(
+    table: Table, curve: str, question: Question, optima: tuple[Optimum, ...], failed: list[FitError]
+) -> list[LossCurveFit]:
     y, x = _sides(curve)
     made = []
-    for per, C, L in curve_points(table, x, y, question.per):
+    for points in curve_points(table, x, y, question.per, optima):
         try:
-            made.append(fit_loss_curve(C, L, per=per, x_name=x, y_name=y))
+            made.append(fit_loss_curve(*points.fitted, per=points.per, x_name=x, y_name=y))
         except FitError as error:
-            failed.append(_of(per, error))
+            left = int((~points.settled).sum())
+            why = f" ({left} left out: the best rate at an edge of its grid, or no minimum)" if left else ""
+            failed.append(_of(points.per, FitError(f"{error}{why}")))
     return made
+
+
+def _doubts(table: Table, fit: LossCurveFit, question: Question, optima: tuple[Optimum, ...]) -> list[str]:
+    """What a reader of a fitted curve must know."""
+    who = ", ".join(f"{name} {value}" for name, value in fit.per.items())
+    curve = f"{who}: the curve {fit.y} ~ {fit.x}" if who else f"the curve {fit.y} ~ {fit.x}"
+    left = sum(
+        int((~points.settled).sum())
+        for points in curve_points(table, fit.x, fit.y, question.per, optima)
+        if points.per == fit.per
+    )
+    found = []
+    if left:
+        found.append(
+            f"{curve} leaves out {left} of {left + fit.points} values of {fit.x}, whose best rate lies at an edge of "
+            "its grid or nowhere; widen the learning rates"
+        )
+    if fit.points < CONSTANTS + 2:
+        found.append(
+            f"{curve} has {fit.points} points for {CONSTANTS} constants: b and E are barely determined; add budgets"
+        )
+    if fit.E == 0:
+        found.append(f"{curve} puts E at its bound 0, so that b is a pure power law's; add budgets to separate the two")
+    if fit.loo_error is not None and fit.loo_error > 1:
+        found.append(f"{curve} misses a point that it has not seen by more than the loss itself: do not extrapolate it")
+    return found
 
 
 def _of(per: Mapping[str, Key], error: FitError) -> FitError:
     return FitError(f"{', '.join(f'{name} {value}' for name, value in per.items())}: {error}") if per else error
 
 
-def _leverage(table: Table, question: Question, curves: list[LossCurveFit]) -> tuple[Leverage, ...]:
+def _leverage(
+    table: Table, question: Question, optima: tuple[Optimum, ...], curves: list[LossCurveFit]
+) -> tuple[Leverage, ...]:
     """Along the first curve of the question; none where the baseline's own cannot be fitted, which a warning says."""
     if not question.curves:
         raise FitError(f"leverage over {question.baseline!r} needs a curve; add --curve 'loss ~ flops'")
     y, x = _sides(question.curves[0])
-    points = {name_of(per): (C, L) for per, C, L in curve_points(table, x, y, question.per)}
+    points = {name_of(part.per): part.fitted for part in curve_points(table, x, y, question.per, optima)}
     if question.baseline not in points:
         known = did_you_mean(question.baseline, points) if question.per else "the table holds a single curve"
         raise FitError(f"no curve of the baseline {question.baseline!r}; {known}")
@@ -390,10 +457,10 @@ def _base_rate(peak: float, specs: Sequence[RunSpec], target: Mapping[str, float
 
 def _sides(law: str) -> tuple[str, str]:
     """Left and right side of "y ~ x"."""
-    sides = [side.strip() for side in law.split("~")]
-    if len(sides) != 2 or not all(side.replace(".", "_").replace(" ", "_").isidentifier() for side in sides):
-        raise FitError(f"cannot read the law {law!r}; write two columns, such as 'lr_peak ~ tokens'")
-    return sides[0], sides[1]
+    try:
+        return law_sides(law)
+    except ValueError as error:
+        raise FitError(str(error)) from error
 
 
 def _is_rate(y: str, rate: str) -> bool:

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from sweeper.analysis import FitReport, curve_points, optima_along, published_law
+from sweeper.analysis import CurvePoints, FitReport, curve_points, optima_along, published_law
 from sweeper.errors import FitError, SweeperError
 from sweeper.files import replacing
 from sweeper.fits.loss_curve import LossCurveFit
@@ -102,7 +102,7 @@ def plot_question(table: Table, question: Question, report: FitReport, *, loss: 
         )
     if "flops" in question.figures and report.curves:
         x, y = report.curves[0].x, report.curves[0].y
-        points = curve_points(table, x, y, tuple(report.curves[0].per))
+        points = curve_points(table, x, y, tuple(report.curves[0].per), report.optima)
         same = tuple(curve for curve in report.curves if (curve.x, curve.y) == (x, y))
         drawn["flops"] = plot_flops(points, same, runs=(numbers(table, x), numbers(table, y)))
     if not drawn:
@@ -189,35 +189,58 @@ def plot_law(
 
 
 def plot_flops(
-    points: Sequence[tuple[Mapping[str, Key], FloatArray, FloatArray]],
+    points: Sequence[CurvePoints],
     curves: Sequence[LossCurveFit],
     *,
     runs: tuple[FloatArray, FloatArray] | None = None,
 ) -> Figure:
     """Best loss against compute with the fitted L = A·C^−b + E of each arm.
 
+    A best run at an edge of its grid, which no curve goes through, is hollow; a run above the axis is an arrow there.
+
     Args:
-        points: Per setting: its values, compute and best loss, shapes (budgets,).
+        points: Of each setting.
         curves: The fits.
         runs: Compute and loss of every run, drawn faintly behind.
     """
     with _style():
-        figure = Figure(figsize=(PANEL[0] + 0.6, PANEL[1]), layout="constrained")
+        figure = Figure(figsize=(PANEL[0] + 2.4, PANEL[1]), layout="constrained")
         axes = figure.subplots()
-        best = np.concatenate([L for _, _, L in points])
-        everywhere = np.concatenate([C for _, C, _ in points])
+        best = np.concatenate([part.y for part in points])
+        everywhere = np.concatenate([part.x for part in points])
         span = max(float(np.ptp(best)), 0.02 * float(best.max()))
         more = runs is not None and int(np.isfinite(runs[1]).sum()) > best.size
         top = float(best.max()) + (0.45 if more else 0.1) * span
         if runs is not None and more:
             inside = np.isfinite(runs[1]) & (runs[1] <= top)
+            above = np.isfinite(runs[1]) & ~inside
             axes.plot(runs[0][inside], runs[1][inside], ".", color="#bbbbbb", ms=4, zorder=1, label="every run")
+            if above.any():
+                there = np.unique(runs[0][above])
+                edge = axes.get_xaxis_transform()
+                label = f"{above.sum()} runs above the axis" if above.sum() > 1 else "1 run above the axis"
+                axes.plot(
+                    there,
+                    np.full(there.shape, 0.985),
+                    "^",
+                    color="#bbbbbb",
+                    ms=4,
+                    transform=edge,
+                    zorder=1,
+                    label=label,
+                )
         reach = np.geomspace(everywhere.min() / 1.3, everywhere.max() * 1.3, 200)
-        for place, (setting, C, L) in enumerate(points):
+        for place, part in enumerate(points):
             colour, marker = ARM_COLOURS[place % len(ARM_COLOURS)], MARKERS[place % len(MARKERS)]
-            name = _words(setting)
-            axes.plot(C, L, marker, color=colour, mec="white", mew=0.5, ms=6, zorder=3, label=name or "best run")
-            for curve in (curve for curve in curves if curve.per == dict(setting)):
+            name = ", ".join(word for word in (_words(part.per), "best run per budget") if word)
+            C, L = part.fitted
+            if C.size:
+                axes.plot(C, L, marker, color=colour, mec="white", mew=0.5, ms=6, zorder=3, label=name)
+            C, L = part.x[~part.settled], part.y[~part.settled]
+            if C.size:
+                name = f"{name}, at the edge of its grid"
+                axes.plot(C, L, marker, color=colour, mfc="white", mec=colour, ms=6, zorder=3, label=name)
+            for curve in (curve for curve in curves if curve.per == part.per):
                 floor = f"{curve.E:.2f} + " if curve.E > 0 else ""
                 text = f"${floor}{_scientific(curve.A)}\\,C^{{{-curve.b:.3f}}}$"
                 axes.plot(reach, curve.curve.along(reach), color=colour, zorder=2, label=text)
@@ -227,7 +250,7 @@ def plot_flops(
         axes.set_xlim(reach[0], reach[-1])
         _log_ticks(axes, "x", lambda value: f"${_scientific(value)}$", wide=True)
         axes.set_ylim(float(best.min()) - 0.12 * span, top)
-        axes.legend(loc="upper right")
+        figure.legend(loc="outside right upper")
     return figure
 
 

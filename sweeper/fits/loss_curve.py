@@ -17,7 +17,8 @@ from sweeper.laws.loss import LossCurve
 
 B_RANGE = (1e-4, 2.0)
 """Exponents that are tried; published ones lie between 0.05 and 0.5."""
-MIN_POINTS = 3
+CONSTANTS = 3
+"""A, b and E: as many budgets are needed, and two more before their values can be trusted."""
 READ_BEYOND = 1.1
 """A leverage read up to this factor outside the data it is read from still counts as inside them."""
 
@@ -94,9 +95,9 @@ def fit_loss_curve(
         bad = values[~(np.isfinite(values) & (values > 0))]
         if bad.size:
             raise FitError(f"a loss curve needs positive numbers, but {name} holds {bad[0]:g}; leave those rows out")
-    if len(np.unique(x)) < MIN_POINTS:
+    if len(np.unique(x)) < CONSTANTS:
         raise FitError(
-            f"the curve {y_name} ~ {x_name} has {MIN_POINTS} constants and needs as many values of {x_name}, "
+            f"the curve {y_name} ~ {x_name} has {CONSTANTS} constants and needs as many values of {x_name}, "
             f"got {len(np.unique(x))}; add budgets"
         )
     if float(np.log(x) @ (y - y.mean())) >= 0:
@@ -211,7 +212,7 @@ def _leave_one_out(x: FloatArray, y: FloatArray) -> float | None:
     errors = []
     for i in range(len(x)):
         rest = np.arange(len(x)) != i
-        if len(np.unique(x[rest])) < MIN_POINTS:
+        if len(np.unique(x[rest])) < CONSTANTS:
             return None
         errors.append(abs(_solve(x[rest], y[rest]).at(float(x[i])) / y[i] - 1))
     return float(np.mean(errors))

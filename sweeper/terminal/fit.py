@@ -72,7 +72,7 @@ def _print_laws(laws: Sequence[PowerLawFit]) -> None:
             scientific(law.a),
             f"{law.b:.4f}",
             _interval(law.b_low, law.b_high, "{:.3f}"),
-            "–" if law.loo_error is None else f"{law.loo_error:.2%}",
+            _share(law.loo_error),
         )
     show(made)
     console.print()
@@ -80,15 +80,16 @@ def _print_laws(laws: Sequence[PowerLawFit]) -> None:
 
 def _print_curves(curves: Sequence[LossCurveFit]) -> None:
     made = table("Loss curves  y = A · x^−b + E")
-    for name in ("curve", "A", "b", "E", "leave-one-out", "points"):
+    for name in ("curve", "A", "b", "90 % interval of b", "E", "leave-one-out", "points"):
         made.add_column(name, justify="left" if name == "curve" else "right")
     for curve in curves:
         made.add_row(
             f"{curve.y} ~ {curve.x}{_setting(curve.per)}",
             f"{curve.A:.4g}",
             f"{curve.b:.4f}",
+            _interval(curve.b_low, curve.b_high, "{:.3f}"),
             f"{curve.E:.4f}",
-            "–" if curve.loo_error is None else f"{curve.loo_error:.2%}",
+            _share(curve.loo_error),
             str(curve.points),
         )
     show(made)
@@ -141,6 +142,12 @@ def _interval(low: float | None, high: float | None, form: str = "{:.4g}") -> st
     if low is None and high is None:
         return "–"
     return f"{'…' if low is None else form.format(low)} – {'…' if high is None else form.format(high)}"
+
+
+def _share(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.2%}" if value <= 1 else "> 100 %"
 
 
 def _times(value: float | None, star: str) -> str:

@@ -8,7 +8,7 @@ import pytest
 from builders import run_spec, train_config
 
 from model.config import ModelConfig
-from sweeper.analysis import file_question, fit_question, of_rate, predict_question
+from sweeper.analysis import curve_points, file_question, fit_question, of_rate, predict_question
 from sweeper.errors import FitError, TableError
 from sweeper.laws.power import REFERENCES
 from sweeper.laws.transfer import Transfer
@@ -34,6 +34,9 @@ def sweep_table(budgets=(1e9, 2e9, 4e9, 8e9), exponent=-0.32, *, arm="base", dep
     return pd.DataFrame(rows)
 
 
+FIVE = (1e9, 2e9, 4e9, 8e9, 16e9)
+
+
 def test_a_sweep_is_answered_with_optima_laws_in_both_spaces_and_curves():
     report = fit_question(sweep_table(), Question(), method="parabola")
     assert [o.status for o in report.optima] == ["ok"] * 4
@@ -42,7 +45,7 @@ def test_a_sweep_is_answered_with_optima_laws_in_both_spaces_and_curves():
         ("log", "lr_peak", "tokens", -0.32),
     ]
     assert report.curves[0].b == pytest.approx(0.2, rel=1e-3)
-    assert report.warnings == ()
+    assert fit_question(sweep_table(FIVE), Question(), method="parabola").warnings == ()
 
 
 def test_the_report_is_one_json_object_with_the_promised_keys():
@@ -68,7 +71,7 @@ def test_arms_are_never_mixed():
 def test_shapes_mixed_within_a_group_are_warned_of():
     table = pd.concat([sweep_table(), sweep_table(depth=16, lr0=0.015)])
     assert any("depth has 2 values" in warning for warning in fit_question(table, Question()).warnings)
-    assert not fit_question(table, Question(by=("tokens", "depth"))).warnings
+    assert not fit_question(table, Question(by=("tokens", "depth"), curves=())).warnings
 
 
 def test_an_exponent_away_from_the_published_one_is_said():
@@ -175,6 +178,42 @@ def test_leverage_is_along_the_first_curve_alone():
     assert [row.at for row in both.leverage] == pytest.approx([0.6e18, 1.2e18, 2.4e18, 4.8e18])
 
 
+def cut(table, budgets):
+    """The table without the rates above the optimum of some budgets."""
+    return table[~(table.tokens.isin(budgets) & (table.lr > 1.1 * 0.02 * (table.tokens / 1e9) ** -0.32))]
+
+
+def test_budgets_without_an_optimum_are_left_out_of_the_curve():
+    table = cut(sweep_table(FIVE), [16e9])
+    table.loc[table.tokens == 16e9, "loss"] += 0.3
+    table.loc[table.tokens == 16e9, "loss"] -= np.log(table.lr[table.tokens == 16e9])
+    report = fit_question(table, Question())
+    assert [o.status for o in report.optima] == ["ok"] * 4 + ["edge_high"]
+    assert (report.curves[0].points, report.curves[0].b) == (4, pytest.approx(0.2, rel=1e-3))
+    assert report.warnings[0].startswith("the curve loss ~ flops leaves out 1 of 5 values of flops")
+    assert [points.settled.tolist() for points in curve_points(table, "flops", optima=report.optima)] == [
+        [True] * 4 + [False]
+    ]
+
+
+def test_a_curve_through_nothing_but_edges_is_refused_with_the_reason():
+    table = sweep_table(FIVE).assign(loss=lambda t: 3 + (t.tokens / 1e9) ** -0.2 - np.log(t.lr))
+    report = fit_question(table, Question())
+    assert report.curves == ()
+    assert any("got 0" in warning and "5 left out: the best rate at an edge" in warning for warning in report.warnings)
+
+
+def test_a_curve_that_cannot_tell_its_floor_says_so():
+    table = pd.DataFrame({"flops": FIVE, "loss": [3 * (C / 1e9) ** -0.2 - 0.2 for C in FIVE]})
+    report = fit_question(table, Question(by=(), laws=(), curves=("loss ~ flops",)))
+    assert report.curves[0].E == 0
+    assert any("puts E at its bound 0" in warning for warning in report.warnings)
+    few = fit_question(sweep_table(), Question())
+    assert few.warnings == (
+        "the curve loss ~ flops has 4 points for 3 constants: b and E are barely determined; add budgets",
+    )
+
+
 def test_a_baseline_with_too_few_budgets_is_a_warning():
     table = pd.concat([sweep_table((1e9, 2e9), arm="muon"), sweep_table(arm="muonh")])
     report = fit_question(table, Question(baseline="muon"))
@@ -214,7 +253,7 @@ def test_runs_without_a_value_to_group_by_are_no_law():
 
 
 def test_published_laws_are_compared_only_where_the_question_names_them():
-    table = sweep_table(exponent=-0.2)
+    table = sweep_table(FIVE, exponent=-0.2)
     assert fit_question(table, Question(), method="parabola").warnings == ()
     base = fit_question(table, Question(laws=("lr ~ tokens",), reference="hyperp"), method="parabola")
     assert base.warnings == ()  # HyperP's law is of the peak rate
