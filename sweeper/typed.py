@@ -133,11 +133,11 @@ def _scalar(kind: Any, value: Any, where: str, place: Place) -> Any:
         if isinstance(value, float) and value.is_integer():
             return int(value)
     elif kind is float:
-        if isinstance(value, int | float) and not math.isnan(value):
+        if isinstance(value, int | float) and math.isfinite(value):
             return float(value)
     elif kind is str and isinstance(value, str):
         return value
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    names = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text"}
     raise ConfigError(f"{place(where)}: expected {names.get(kind, kind)}, got {value!r}")
 
 

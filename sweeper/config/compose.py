@@ -167,6 +167,10 @@ def _one_sentence(file: Path, groups: Mapping[str, set[str]]) -> Iterator[None]:
     except OverrideParseException as error:
         reason = _first_line(error)
         raise ConfigError(f"override {error.override!r}: cannot be read ({reason}); quote the value") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{shown(file)}: one of the groups that it names is not UTF-8 text; save it as UTF-8"
+        ) from error
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError) as error:
         raise ConfigError(f"{shown(file)}: {_first_line(error)}; mend the file or the override") from error
 

@@ -52,8 +52,13 @@ def typed_grid(grid: GridValues, base: Base, unset: frozenset[str], source: Sour
         ConfigError: A value that does not fit its leaf, an expression that cannot be read, or a leaf that is set twice.
     """
 
+    def place_of(part: str, target: Leaf) -> str:
+        # An override is known by the full path of its leaf, however it was spelled.
+        overridden = not grid.path and any(o.path == f"{part}.{target.path}" for o in source.overrides)
+        return grid.place(f"{part}.{target.path if overridden else target.label}", source)
+
     def values(target: Leaf, value: Any, part: str) -> Entry:
-        place = grid.place(f"{part}.{target.label}", source)
+        place = place_of(part, target)
         if value is None:
             raise ConfigError(f"{place}: the axis is empty; give it at least one value, or remove it")
         if isinstance(value, str):
@@ -65,7 +70,7 @@ def typed_grid(grid: GridValues, base: Base, unset: frozenset[str], source: Sour
 
     def derived(target: Leaf, value: Any) -> Entry:
         text = f"[{', '.join(map(as_text, value))}]" if isinstance(value, list) else as_text(value)
-        _check_read(text, unset, grid.place(f"derive.{target.label}", source))
+        _check_read(text, unset, place_of("derive", target))
         return target.label, text
 
     zips = []

@@ -1,7 +1,6 @@
 """A sweep file and overrides to one `Sweep`, every value typed; errors name the line or override to blame."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -20,7 +19,7 @@ from sweeper.config.source import Source
 from sweeper.errors import ConfigError
 from sweeper.grid.axes import flat_grids
 from sweeper.grid.data import fingerprinted
-from sweeper.grid.leaves import SECTIONS
+from sweeper.grid.leaves import SECTIONS, check_range
 from sweeper.spec import Arm, Base, Cluster, Grid, Sweep
 from sweeper.typed import build, convert
 
@@ -105,8 +104,7 @@ def _base(source: Source) -> tuple[Base, frozenset[str]]:
         values[name] = build(kind, values.get(name) or {}, name, place=source.place)
     base = build(Base, values, "", place=source.place)
     for name in LEFT_TO_THE_GRID:
-        if not 0 < getattr(base, name) < math.inf:
-            raise ConfigError(f"{source.place(name)}: {name} must be positive, got {getattr(base, name)}")
+        check_range(name, getattr(base, name), source.place(name))
     return base, unset
 
 

@@ -32,17 +32,46 @@ def find_sweep(name: str) -> tuple[Path, str]:
         ConfigError: There is none.
     """
     path = Path(name)
-    if path.suffix in (".yaml", ".yml"):
-        if not path.is_file():
+    if path.suffix == ".yaml":
+        if not path.exists():
             raise ConfigError(f"no sweep file {name!r}; give the path of an existing one or the name of a sweep")
-        if path.suffix == ".yml":
-            raise ConfigError(f"{name}: sweep files end in .yaml; rename it")
-        return path.resolve(), path.stem
-    for root in (Path("sweeps"), shipped("sweeps")):
+        return _checked(path, name).resolve(), path.stem
+    roots = (Path("sweeps"), shipped("sweeps"))
+    for root in roots:
         file = root / f"{name}.yaml"
-        if name and not path.is_absolute() and ".." not in path.parts and file.is_file():
-            return file.resolve(), path.as_posix()
+        if name and not path.is_absolute() and ".." not in path.parts and file.exists():
+            return _checked(file, shown(file)).resolve(), path.as_posix()
+    for file in (path, *(root / f"{name}.yml" for root in roots)):
+        if file.is_file():
+            raise ConfigError(f"{file}: a sweep file ends in .yaml; {_renamed(file)}")
+    if path.is_dir() and name not in ("", "."):
+        raise ConfigError(f"{name}: a folder, not a sweep; name one of the files in it")
     raise ConfigError(f"no sweep {name!r} in ./sweeps or among those that ship; {did_you_mean(name, sweep_names())}")
+
+
+def _renamed(file: Path) -> str:
+    return "rename it" if file.suffix == ".yml" else "name one that does"
+
+
+def _checked(file: Path, name: str) -> Path:
+    """The file, if it holds text.
+
+    Raises:
+        ConfigError: A folder, an empty file, or bytes that are no text.
+    """
+    if file.is_dir():
+        raise ConfigError(f"{name}: a folder, not a sweep file; remove it, or name a file")
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{name}: not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+    except OSError as error:
+        raise ConfigError(f"{name}: cannot be read ({error.strerror}); mend its permissions") from error
+    if "\0" in text:
+        raise ConfigError(f"{name}: not text (it holds NUL bytes); restore the sweep file")
+    if not text.strip():
+        raise ConfigError(f"{name}: the file is empty; write a sweep into it")
+    return file
 
 
 def shown(file: Path) -> str:

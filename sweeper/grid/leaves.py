@@ -15,6 +15,10 @@ WHOLE_FROM = 1000
 """From here on a count that an expression leaves fractional (tokens: 20.5 * params) goes to the nearest whole."""
 
 
+MOST_TOKENS = 10**16
+"""A thousand times what the largest run has seen, and still exact as a float."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leaf:
     """One typed value that an axis may set."""
@@ -100,11 +104,18 @@ def leaf(name: str, where: str, others: Iterable[str] = ()) -> Leaf:
     raise ConfigError(f"{where}: no setting {name!r}; {did_you_mean(name, [*NAMES, *others])}")
 
 
+_POSITIVE = frozenset(
+    {"lr", "tokens", "batch_tokens"}
+    | {f"model.{name}" for name, (kind, _) in fields_of(SECTIONS["model"]).items() if kind is int}
+)
+"""Paths of the rates and sizes that the laws divide by and raise to powers."""
+
+
 def typed(target: Leaf, value: Any, where: str) -> Value:
     """`value` as one of the leaf's type; text for a number is an expression without names.
 
     Raises:
-        ConfigError: A value that does not fit.
+        ConfigError: A value that does not fit, a size or rate that is not positive, or more tokens than can be meant.
 
     >>> typed(leaf("tokens", ""), 1e6, "axes.tokens"), typed(leaf("lr", ""), "2*0.01", "axes.lr")
     (1000000, 0.02)
@@ -119,4 +130,19 @@ def typed(target: Leaf, value: Any, where: str) -> Value:
         number = compile_expression(value, where)({})
         if not isinstance(number, str):
             return typed(target, number, where)
-    return cast(Value, value if type(value) is target.kind else convert(target.kind, value, where))
+    fitting = type(value) is target.kind and (type(value) is not float or math.isfinite(value))
+    made = cast(Value, value if fitting else convert(target.kind, value, where))
+    check_range(target.path, made, where)
+    return made
+
+
+def check_range(path: str, value: Value, where: str) -> None:
+    """Refuse a size or rate that is not positive, and more tokens than can be meant.
+
+    Raises:
+        ConfigError: Such a value; other paths may hold any.
+    """
+    if path in _POSITIVE and not isinstance(value, str) and value <= 0:
+        raise ConfigError(f"{where}: {path.rpartition('.')[2]} must be positive, got {value}")
+    if path in ("tokens", "batch_tokens") and not isinstance(value, str) and value > MOST_TOKENS:
+        raise ConfigError(f"{where}: {path} must be at most {MOST_TOKENS:.0e}, got {value:.3g}; mend its exponent")

@@ -53,22 +53,49 @@ class Transfer:
 
 
 def token_factor(tokens: float, reference: float, exponent: float = TOKEN_EXPONENT) -> float:
-    """(T/T₀)^−0.32 (HyperP eq. 8)."""
-    return float((tokens / reference) ** exponent)
+    """(T/T₀)^−0.32 (HyperP eq. 8).
+
+    Raises:
+        ValueError: A count that is not positive, or a factor beyond the floats.
+    """
+    return _power("tokens", tokens, reference, exponent)
 
 
 def depth_factor(depth: int, reference: int) -> float:
-    """√(d₀/d) (HyperP theorem 3)."""
+    """√(d₀/d) (HyperP theorem 3).
+
+    Raises:
+        ValueError: A depth that is not positive.
+    """
+    check(depth > 0, f"depth must be positive, got {depth}")
     return math.sqrt(reference / depth)
 
 
 def batch_factor(batch_tokens: float, reference: float, exponent: float = BATCH_EXPONENT) -> float:
-    """√(B/B₀) (HyperP's code; §4.3 fits B^0.558)."""
-    return float((batch_tokens / reference) ** exponent)
+    """√(B/B₀) (HyperP's code; §4.3 fits B^0.558).
+
+    Raises:
+        ValueError: As `token_factor`.
+    """
+    return _power("batch_tokens", batch_tokens, reference, exponent)
+
+
+def _power(name: str, value: float, reference: float, exponent: float) -> float:
+    check(value > 0, f"{name} must be positive, got {value}")
+    try:
+        return float((value / reference) ** exponent)
+    except OverflowError as error:
+        text = f"({name} {value:g} / {reference:g})^{exponent:g}"
+        raise ValueError(f"the transfer factor {text} is beyond 1e308; mend the exponent or the reference") from error
 
 
 def residual_multiplier(depth: int) -> float:
-    """1/√(2d), on both branches of every layer (HyperP theorem 3)."""
+    """1/√(2d), on both branches of every layer (HyperP theorem 3).
+
+    Raises:
+        ValueError: A depth that is not positive.
+    """
+    check(depth > 0, f"depth must be positive, got {depth}")
     return 1 / math.sqrt(2 * depth)
 
 
@@ -81,8 +108,11 @@ def rates(
     `muon_mupp`: η₀ · √(d₀/d), no token factor; residual 1/√(2d), logits × d₀/d; decay λ·d₀/d per step on matrices,
                  independent of the rate (HyperP §4.5, table 1).
     `none`:      η₀ everywhere, multipliers 1; decay λ per step on matrices.
+
+    Raises:
+        ValueError: A rate or size that is not positive, or a peak rate beyond the floats.
     """
-    check(lr > 0, f"lr must be positive, got {lr}")
+    check(0 < lr < math.inf, f"lr must be positive, got {lr}")
     if transfer.rule == "none":
         return Rates(hidden=lr, head=lr, embedding=lr, vector=lr * transfer.vector_ratio, weight_decay=weight_decay)
     shape = lr
@@ -90,6 +120,7 @@ def rates(
         shape *= depth_factor(depth, transfer.depth_reference)
     residual = residual_multiplier(depth) if transfer.residual else 1.0
     if transfer.rule == "muon_mupp":
+        check(depth > 0, f"depth must be positive, got {depth}")
         ratio = transfer.depth_reference / depth
         return Rates(
             hidden=shape,
@@ -121,6 +152,9 @@ def predicted_lr(transfer: Transfer, *, lr: float, depth: int, tokens: float, ba
 
     With every factor on it is `lr`; in a sweep that measures the token law (`tokens=False`) it is lr·(T/T₀)^−0.32,
     so that `lr: around(predicted_lr, 1.4, 5)` brackets the optimum at every size.
+
+    Raises:
+        ValueError: As `rates`.
     """
     everything = Transfer(
         depth_reference=transfer.depth_reference,

@@ -88,6 +88,42 @@ class TestFinding:
     def test_a_missing_file_is_said_to_be_missing(self):
         assert "no sweep file 'nope.yaml'" in sentence("nope.yaml")
 
+    @pytest.mark.parametrize(
+        ("content", "expected"),
+        [
+            (b"\xff\xfe", "sweeps/a.yaml: not UTF-8 text (byte 0); save it as UTF-8"),
+            (b"\0" * 9, "sweeps/a.yaml: not text (it holds NUL bytes); restore the sweep file"),
+            (b"\n", "sweeps/a.yaml: the file is empty; write a sweep into it"),
+            (b"just words\n", "sweeps/a.yaml: "),
+            (b"- a\n- b\n", "sweeps/a.yaml: "),
+            (b"\x01", "sweeps/a.yaml: "),
+        ],
+    )
+    def test_a_file_that_is_no_sweep_is_said_to_be_none(self, content, expected):
+        Path("sweeps/a.yaml").write_bytes(content)
+        assert sentence("a").startswith(expected)
+        assert sentence("sweeps/a.yaml").startswith(expected)
+
+    def test_a_group_that_is_not_text_is_one_sentence(self):
+        Path("conf/cluster").mkdir(parents=True)
+        Path("conf/cluster/mine.yaml").write_bytes(b"name: \xff\xfe")
+        assert "not UTF-8 text" in sentence(written(""), "cluster=mine")
+
+    def test_what_cannot_be_a_sweep_file_is_told_what_one_is(self):
+        Path("sweeps/x.yaml").mkdir()
+        Path("sweeps/b15.yml").write_text("lr: 1")
+        Path("README.md").write_text("# read me")
+        assert (
+            sentence("x")
+            == sentence("sweeps/x.yaml")
+            == ("sweeps/x.yaml: a folder, not a sweep file; remove it, or name a file")
+        )
+        assert (
+            sentence("b15") == sentence("sweeps/b15.yml") == ("sweeps/b15.yml: a sweep file ends in .yaml; rename it")
+        )
+        assert sentence("README.md") == "README.md: a sweep file ends in .yaml; name one that does"
+        assert sentence("sweeps") == "sweeps: a folder, not a sweep; name one of the files in it"
+
     def test_a_users_group_comes_before_the_one_that_ships(self):
         Path("conf/model").mkdir(parents=True)
         Path("conf/model/tiny.yaml").write_text("{width: 64, head_size: 16, kv_heads: 2, context: 128}")
@@ -285,7 +321,18 @@ class TestErrors:
             ("qk_norm=3", "override 'qk_norm=3': expected true or false, got 3"),
             ("precision=fp8", "override 'precision=fp8': got 'fp8'; choose one of bfloat16, float32, float64"),
             ("lr=0", "override 'lr=0': lr must be positive, got 0.0"),
-            ("lr=1e400", "override 'lr=1e400': lr must be positive, got inf"),
+            ("lr=1e400", "override 'lr=1e400': expected a finite number, got inf"),
+            ("axes.tokens=[1e6,-5]", "override 'axes.tokens=[1e6,-5]': tokens must be positive, got -5"),
+            ("axes.tokens=[0]", "override 'axes.tokens=[0]': tokens must be positive, got 0"),
+            ("axes.lr=[0.1, 1e999]", "override 'axes.lr=[0.1, 1e999]': expected a finite number, got inf"),
+            ("axes.lr=[-0.1]", "override 'axes.lr=[-0.1]': lr must be positive, got -0.1"),
+            ("axes.depth=[2, -2]", "override 'axes.depth=[2, -2]': depth must be positive, got -2"),
+            ("axes.batch_tokens=[0]", "override 'axes.batch_tokens=[0]': batch_tokens must be positive, got 0"),
+            ("derive.tokens=params - 1e9", "sweep mine: derive.tokens: tokens must be positive, got -999946752"),
+            ("derive.lr=lr - lr", "sweep mine: derive.lr: lr must be positive, got 0.0"),
+            ("derive.lr=1e308*10", "sweep mine: derive.lr: expected a finite number, got inf"),
+            ("axes.lr=[(-8)**(1/3)]", "override 'axes.lr=[(-8)**(1/3)]': a negative number, -8, has no power 0.3333333333333333 in '[(-8)**(1/3)]'"),
+            ("tokens=1e30", "override 'tokens=1e30': tokens must be at most 1e+16, got 1e+30; mend its exponent"),
             ("lr=0.1,0.2", "override 'lr=0.1,0.2': one value is expected; several are an axis, 'axes.lr=0.1,0.2'"),
             ("tokens=50*params", "override 'tokens=50*params': a setting reads no other values; write derive.tokens=50*params"),
             ("lr=lr_peak/2", "override 'lr=lr_peak/2': a setting reads no other values; write derive.lr=lr_peak/2"),

@@ -210,11 +210,11 @@ def test_a_constraint_can_name_the_arm():
     [
         (
             Grid(axes=(("width", (-3,)),)),
-            "sweep s, arm base, cell width=-3: the model's width must be positive, got -3",
+            "sweep s: axes.width: width must be positive, got -3",
         ),
         (
             Grid(axes=(("lr", (-0.1,)),)),
-            "sweep s, arm base, cell lr=-0.1: lr must be positive, got -0.1",
+            "sweep s: axes.lr: lr must be positive, got -0.1",
         ),
         (Grid(axes=(("lr", ()),)), "sweep s: axes.lr: the axis is empty; give it at least one value, or remove it"),
         (Grid(axes=(("widht", (1,)),)), "sweep s: axes: no setting 'widht'; did you mean 'width'?"),

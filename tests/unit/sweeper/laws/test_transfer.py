@@ -66,3 +66,22 @@ def test_the_predicted_base_rate_peaks_where_hyperp_does(lr, depth, tokens, batc
     base = predicted_lr(transfer, lr=lr, **cell)
     hyperp = rates(replace(Transfer(), rule="hyperp"), lr=lr, **cell)
     assert rates(transfer, lr=base, **cell).hidden == pytest.approx(hyperp.hidden)
+
+
+@pytest.mark.parametrize("rule", ["hyperp", "muon_mupp"])
+@pytest.mark.parametrize("depth", [0, -2])
+def test_a_depth_that_is_not_positive_is_named(rule, depth):
+    with pytest.raises(ValueError, match=f"depth must be positive, got {depth}"):
+        rates(Transfer(rule=rule), lr=1.0, **{**HERE, "depth": depth})
+
+
+@pytest.mark.parametrize("name", ["tokens", "batch_tokens"])
+@pytest.mark.parametrize("value", [0, -5])
+def test_a_count_that_is_not_positive_is_named(name, value):
+    with pytest.raises(ValueError, match=f"{name} must be positive, got {value}"):
+        rates(Transfer(), lr=1.0, **{**HERE, name: value})
+
+
+def test_a_factor_beyond_the_floats_is_one_sentence():
+    with pytest.raises(ValueError, match=r"the transfer factor \(tokens 4.16e\+10 / 1\)\^1000 is beyond 1e308"):
+        rates(Transfer(token_exponent=1000, tokens_reference=1), lr=1.0, **HERE)
