@@ -56,6 +56,9 @@ def composer(file: Path) -> Iterator[Composed]:
             del config["hydra"]
             from_outside = tuple(_reading_the_environment(OmegaConf.to_container(config)))
             values = cast(dict[Any, Any], OmegaConf.to_container(config, resolve=True))
+        model = values.get("model")
+        if isinstance(model, dict) and model.get("vocab") == "???":
+            del model["vocab"]  # OmegaConf's mark for what the group leaves to the sweep
         chosen.update(choices)
         source = Source(
             values={str(key): value for key, value in values.items()},

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -11,8 +12,8 @@ from model.config import DataConfig, Execution
 from sweeper.config.compose import composer
 from sweeper.config.edits import edited
 from sweeper.config.grid_values import GridValues, read_grid, typed_grid
-from sweeper.config.keys import BASE_KEYS, GRID_KEYS
-from sweeper.config.locate import find_sweep, shown
+from sweeper.config.keys import BASE_KEYS, CHOSEN_GROUPS, GRID_KEYS
+from sweeper.config.locate import conf_folders, find_sweep, group_options, shown
 from sweeper.config.overrides import named_overrides, parse_overrides, scale_overrides
 from sweeper.config.question import read_question
 from sweeper.config.source import Source
@@ -67,6 +68,8 @@ def load_sweep(name: str, overrides: Sequence[str] = ()) -> Sweep:
         sources = {
             arm: composed((*common, *parse_overrides(texts, f"arm {arm}"), *given)) for arm, texts in arms.items()
         }
+    for source in (head, *sources.values()):
+        _check_chosen(source, file)
     fingerprint = cache(fingerprinted)
     made = [_arm(arm, source, fingerprint) for arm, source in (sources or {SINGLE_ARM: head}).items()]
     return Sweep(
@@ -102,10 +105,35 @@ def _base(source: Source) -> tuple[Base, frozenset[str]]:
     values |= dict.fromkeys(unset, 1)
     for name, kind in SECTIONS.items():
         values[name] = build(kind, values.get(name) or {}, name, place=source.place)
+    _check_vocabulary(values["data"], source)
     base = build(Base, values, "", place=source.place)
     for name in LEFT_TO_THE_GRID:
         check_range(name, getattr(base, name), source.place(name))
     return base, unset
+
+
+def _check_chosen(source: Source, file: Path) -> None:
+    """Refuse a sweep that leaves a group to the defaults of its classes, which are those of one paper."""
+    missing = [group for group in CHOSEN_GROUPS if not source.chooses(group)]
+    if missing:
+        options = group_options((file.parent, *conf_folders()))
+        named = " and no ".join(f"{group} ({', '.join(sorted(options.get(group, ())))})" for group in missing)
+        hint = f"add an option of each, such as '- {missing[0]}: …'"
+        raise ConfigError(f"{shown(file)}: its defaults choose no {named}; {hint}")
+
+
+def _check_vocabulary(data: DataConfig, source: Source) -> None:
+    """Refuse tokens of a tokenizer without its size: too large a vocabulary trains, and nothing else would tell."""
+    grid = read_grid(source)
+    parts = [part for each in (grid, *grid.union) for part in (each.axes, each.derive, *each.zip)]
+    if any("model.vocab" in part for part in parts):
+        return
+    shards = data.source == "shards" and "vocab" not in (source.values.get("model") or {})
+    tokenized = data.source == "text" and data.tokenizer != "bytes" and not source.says("model.vocab")
+    if shards or tokenized:
+        what = "data=shards" if shards else f"data.tokenizer={data.tokenizer}"
+        hint = "set model.vocab to the tokenizer's size" + (" (256 for bytes)" if shards else "")
+        raise ConfigError(f"{source.place('data')}: {what} needs its vocabulary; {hint}")
 
 
 def _first_values(unset: frozenset[str], grid: Grid, source: Source) -> dict[str, Any]:

@@ -22,6 +22,17 @@ class Source:
     files: tuple[tuple[Path, str], ...]
     """Every file with the path that its content is mounted at, in the order in which a later one wins."""
 
+    def chooses(self, group: str) -> bool:
+        """Whether an option of the group was chosen, or the sweep file sets the group's settings itself."""
+        *options, (sweep, mount) = self.files
+        chosen = any(file.parent.name == group for file, _ in options)
+        return chosen or _line_of(sweep, mount, group) is not None
+
+    def says(self, path: str) -> bool:
+        """Whether the sweep file or an override sets the value, rather than an option of a group."""
+        sweep, mount = self.files[-1]
+        return any(o.path == path for o in self.overrides) or _line_of(sweep, mount, path) is not None
+
     def place(self, path: str) -> str:
         """`sweeps/quickstart.yaml:12: lr`, or the override that set it; of a whole section, all that shaped it."""
         # A group (`model=tiny`) sets every key of its section, but not those of the file that it is laid under.

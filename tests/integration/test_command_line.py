@@ -24,7 +24,8 @@ atexit.register(lambda: print('loaded:', *sorted(name for name in sys.modules if
 """
 
 OWN_SWEEP = """
-defaults: [{model: tiny}, {optimizer: muonh}, {transfer: none}, {data: python_source}, {cluster: local}, _self_]
+defaults: [{model: tiny}, {optimizer: muonh}, {transfer: none}, {data: python_source}, {cluster: local},
+           {schedule: linear}, {evaluation: quick}, _self_]
 lr: 0.01
 tokens: 4096
 batch_tokens: 1024

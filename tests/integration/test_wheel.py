@@ -15,7 +15,8 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 PARTS = ("sweeper", "model", "kernels", "conf", "sweeps")
 
 OWN_SWEEP = """
-defaults: [{model: tiny}, {optimizer: muonh}, {transfer: none}, {data: python_source}, {cluster: local}, _self_]
+defaults: [{model: tiny}, {optimizer: muonh}, {transfer: none}, {data: python_source}, {cluster: local},
+           {schedule: linear}, {evaluation: quick}, _self_]
 lr: 0.01
 tokens: 4096
 batch_tokens: 1024

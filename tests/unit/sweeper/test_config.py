@@ -15,12 +15,24 @@ defaults:
   - model: tiny
   - optimizer: muonh
   - transfer: measure
+  - schedule: linear
   - data: synthetic
+  - evaluation: quick
+  - cluster: local
   - _self_
 lr: 0.1
 tokens: 1e5
 batch_tokens: 2048
 """
+CHOSEN = {
+    "model": "tiny",
+    "optimizer": "muonh",
+    "transfer": "none",
+    "schedule": "linear",
+    "data": "synthetic",
+    "evaluation": "quick",
+    "cluster": "local",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -143,12 +155,13 @@ class TestFinding:
     )
     def test_every_configuration_that_ships_is_valid(self, group):
         kind, option = group.split("/")
-        groups = {"model": "tiny", "data": "synthetic", kind: option}
+        groups = CHOSEN | {kind: option}
         sweep = {"defaults": [*({k: v} for k, v in groups.items()), "_self_"], "lr": 0.1, "tokens": 1e5}
-        Path("sweeps/a.yaml").write_text(json.dumps({**sweep, "batch_tokens": 4096, "data": {"path": "missing"}}))
+        Path("sweeps/a.yaml").write_text(json.dumps({**sweep, "batch_tokens": 4096}))
+        overrides = ["data.path=missing", "vocab=256"] if option in ("text", "shards") else []
         if option in ("text", "shards"):
             with pytest.raises(DataError, match="missing"):
-                load_sweep("a")
+                load_sweep("a", overrides)
         else:
             assert expand(load_sweep("a"))
 
@@ -355,31 +368,31 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("text", "expected"),
         [
-            ("modle: 3\n", "sweeps/mine.yaml:10: modle: a sweep has no key 'modle'; did you mean 'model'?"),
+            ("modle: 3\n", "sweeps/mine.yaml:13: modle: a sweep has no key 'modle'; did you mean 'model'?"),
             (
                 "model:\n  depth: 2\n  widht: 3\n",
-                "sweeps/mine.yaml:12: model.widht: ModelConfig has no setting 'widht'; did you mean 'width'?",
+                "sweeps/mine.yaml:15: model.widht: ModelConfig has no setting 'widht'; did you mean 'width'?",
             ),
-            ("cluster: {gpu: {mfx: 3}}\n", "sweeps/mine.yaml:10: cluster.gpu.mfx: Gpu has no setting 'mfx'; did you mean 'mfu'?"),
-            ("model: {width: big}\n", "sweeps/mine.yaml:10: model.width: expected a whole number, got 'big'"),
-            ("axes:\n  lr: []\n", "sweeps/mine.yaml:11: axes.lr: the axis is empty; give it at least one value, or remove it"),
-            ("axes:\n  lr:\n", "sweeps/mine.yaml:11: axes.lr: the axis is empty; give it at least one value, or remove it"),
-            ("axes: {width: [1], model.width: [2]}\n", "sweeps/mine.yaml:10: axes.model.width: 'width' is given twice; keep one"),
-            ("axes: {lr: [1]}\nderive: {lr: 2}\n", "sweeps/mine.yaml:10: axes: lr stands in axes and in derive; keep one of them"),
+            ("cluster: {gpu: {mfx: 3}}\n", "sweeps/mine.yaml:13: cluster.gpu.mfx: Gpu has no setting 'mfx'; did you mean 'mfu'?"),
+            ("model: {width: big}\n", "sweeps/mine.yaml:13: model.width: expected a whole number, got 'big'"),
+            ("axes:\n  lr: []\n", "sweeps/mine.yaml:14: axes.lr: the axis is empty; give it at least one value, or remove it"),
+            ("axes:\n  lr:\n", "sweeps/mine.yaml:14: axes.lr: the axis is empty; give it at least one value, or remove it"),
+            ("axes: {width: [1], model.width: [2]}\n", "sweeps/mine.yaml:13: axes.model.width: 'width' is given twice; keep one"),
+            ("axes: {lr: [1]}\nderive: {lr: 2}\n", "sweeps/mine.yaml:13: axes: lr stands in axes and in derive; keep one of them"),
             (
                 "zip:\n  - {width: [32, 64], depth: [2]}\n",
-                "sweeps/mine.yaml:10: zip: zipped values must be equally many, but width has 2, depth has 1; "
+                "sweeps/mine.yaml:13: zip: zipped values must be equally many, but width has 2, depth has 1; "
                 "lengthen the shorter",
             ),
-            ("where: width >\n", "sweeps/mine.yaml:10: where: invalid syntax ('width >')"),
-            ("derive: {tokens: 2 * parms}\n", "sweeps/mine.yaml:10: derive.tokens: unknown name 'parms'; did you mean 'params'?"),
-            ("union: [3]\n", "sweeps/mine.yaml:10: union[0]: expected a mapping of names to values, got 3"),
-            ("union: [{axis: {}}]\n", "sweeps/mine.yaml:10: union.axis: a grid has no key 'axis'; did you mean 'axes'?"),
-            ("model: {width: [3\n", "sweeps/mine.yaml:11: not valid YAML: expected ',' or ']', but got '<stream end>'; mend the line"),
-            ("lr: 2\n", "sweeps/mine.yaml:10: not valid YAML: found duplicate key lr; mend the line"),
+            ("where: width >\n", "sweeps/mine.yaml:13: where: invalid syntax ('width >')"),
+            ("derive: {tokens: 2 * parms}\n", "sweeps/mine.yaml:13: derive.tokens: unknown name 'parms'; did you mean 'params'?"),
+            ("union: [3]\n", "sweeps/mine.yaml:13: union[0]: expected a mapping of names to values, got 3"),
+            ("union: [{axis: {}}]\n", "sweeps/mine.yaml:13: union.axis: a grid has no key 'axis'; did you mean 'axes'?"),
+            ("model: {width: [3\n", "sweeps/mine.yaml:14: not valid YAML: expected ',' or ']', but got '<stream end>'; mend the line"),
+            ("lr: 2\n", "sweeps/mine.yaml:13: not valid YAML: found duplicate key lr; mend the line"),
             (
                 "data: {path: '${oc.env:HOME}/x'}\n",
-                "sweeps/mine.yaml:10: data.path: ${oc.env:HOME}/x reads the environment; write the value, or give it on the "
+                "sweeps/mine.yaml:13: data.path: ${oc.env:HOME}/x reads the environment; write the value, or give it on the "
                 "command line",
             ),
             ("title: ${nope}\n", "sweeps/mine.yaml: interpolation key 'nope' not found; mend the file or the override"),
@@ -405,7 +418,7 @@ class TestErrors:
     )  # fmt: skip
     def test_a_question_that_the_results_cannot_answer_is_refused_before_training(self, question, expected):
         name = written(f"arms: {{plain: [], muon: [optimizer=muon]}}\nquestion: {{{question}}}\n")
-        assert sentence(name) == f"sweeps/mine.yaml:11: {expected}"
+        assert sentence(name) == f"sweeps/mine.yaml:14: {expected}"
 
     def test_a_question_may_be_about_whatever_the_grid_varies(self):
         text = "axes: {momentum: [0.9, 0.95]}\nquestion: {by: [momentum], laws: [lr_peak ~ momentum]}\n"
@@ -413,7 +426,7 @@ class TestErrors:
 
     def test_a_group_on_the_command_line_is_not_blamed_for_the_file(self):
         assert sentence(written("model: {widht: 3}\n"), "model=hyperp_d8").startswith(
-            "sweeps/mine.yaml:10: model.widht"
+            "sweeps/mine.yaml:13: model.widht"
         )
 
     def test_a_missing_group_or_option_of_the_defaults_is_named(self):
@@ -426,13 +439,39 @@ class TestErrors:
             "sweeps/a.yaml: its defaults name modle: tiny, which no conf/ has; did you mean 'model'?"
         )
 
+    def test_a_group_that_the_defaults_leave_out_is_named_with_its_options(self):
+        Path("sweeps/a.yaml").write_text("defaults: [{model: tiny}, {optimizer: muonh}, {evaluation: quick}]\n")
+        assert sentence("a", "data=synthetic", "cluster=local") == (
+            "sweeps/a.yaml: its defaults choose no transfer (hyperp, measure, muon_mupp, none) "
+            "and no schedule (constant, cosine, linear, wsd); add an option of each, such as '- transfer: …'"
+        )
+
+    def test_a_sweep_may_set_a_group_itself(self):
+        groups = [{k: v} for k, v in CHOSEN.items() if k != "schedule"]
+        sweep = {"defaults": [*groups, "_self_"], "schedule": {"name": "wsd"}, "lr": 0.1, "tokens": 1e5}
+        Path("sweeps/a.yaml").write_text(json.dumps(sweep | {"batch_tokens": 2048}))
+        assert load_sweep("a").arms[0].base.schedule.name == "wsd"
+
+    def test_tokens_of_a_tokenizer_need_its_vocabulary(self):
+        hint = "set model.vocab to the tokenizer's size"
+        shards = ("data=shards", "data.path=missing")
+        assert sentence(written(""), *shards).endswith(f"data=shards needs its vocabulary; {hint} (256 for bytes)")
+        assert sentence(written(""), "data=text", "data.path=a.txt", "data.tokenizer=tok.json").endswith(
+            f"data.tokenizer=tok.json needs its vocabulary; {hint}"
+        )
+        for said in ("vocab=300", "axes.vocab=[300, 400]", "model=hyperp_d8"):
+            with pytest.raises(DataError, match="missing"):
+                loaded("", *shards, said)
+
     def test_a_key_that_nothing_sets_is_named(self):
-        Path("sweeps/a.yaml").write_text("lr: 0.1\n")
+        Path("sweeps/a.yaml").write_text(
+            json.dumps({"defaults": [*({k: v} for k, v in CHOSEN.items()), "_self_"], "lr": 0.1})
+        )
         assert sentence("a") == "sweeps/a.yaml: tokens: the sweep sets no tokens; add a value or an axis"
 
     def test_values_that_only_the_grid_gives_are_enough(self):
         Path("sweeps/a.yaml").write_text(
-            "defaults: [{model: tiny}, {data: synthetic}, _self_]\n"
+            f"defaults: {json.dumps([*({k: v} for k, v in CHOSEN.items()), '_self_'])}\n"
             "axes: {lr: [0.1, 0.2], batch_tokens: [2048]}\nderive: {tokens: 50 * params}\n"
         )
         assert len(expand(load_sweep("a"))) == 2
