@@ -369,6 +369,7 @@ def prepare(
     """
     from model.config import DataConfig
     from model.corpus import prepare_shards
+    from model.corpus.encoding import read_encoder
 
     named = source == "python_source"
     try:
@@ -380,9 +381,11 @@ def prepare(
             validation=validation,
         )
         paths = prepare_shards(config, folder, round(shard_tokens))
+        vocab = read_encoder(config).vocab
     except ValueError as error:
         raise DataError(str(error)) from error
-    typer.echo(f"{len(paths)} shards in {folder}; train on them with data=shards data.path={folder.resolve()}")
+    typer.echo(f"{len(paths)} shards in {folder}")
+    typer.echo(f"next: sweeper plan quickstart data=shards data.path={folder.resolve()} model.vocab={vocab}")
 
 
 @app.command()
