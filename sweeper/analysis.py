@@ -5,10 +5,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from model.shape import model_shape
 from sweeper.columns import law_sides
 from sweeper.errors import FitError, TableError
 from sweeper.fits.loss_curve import CONSTANTS, Leverage, LossCurveFit, fit_leverage, fit_loss_curve, name_of
-from sweeper.fits.losses import BoolArray, Key, Losses
+from sweeper.fits.losses import BoolArray, Key, Losses, plain
 from sweeper.fits.optimum import Method, Optimum, fit_lr_optima, members, settings
 from sweeper.fits.power_law import PowerLawFit, Space, fit_optimum_law, fit_power_law
 from sweeper.fits.prediction import LrPrediction, predict_lr
@@ -182,10 +183,13 @@ def predict_question(
 ) -> tuple[LrPrediction, ...]:
     """The peak learning rate at a target, one prediction per combination of values of `question.per`.
 
-    The law runs along the target axis among `question.by`; every other target axis is carried by the transfer rule that
-    the runs of the prediction themselves follow.
+    The law runs along the one numeric axis of `question.by`, or, where there are several, along the column that the
+    question's law of the rate names, such as `params` over groups by width and depth. Every target axis that groups are
+    not formed by is carried by the transfer rule that the runs of the prediction themselves follow.
 
     Args:
+        target: Columns with their values. The `params` of a law along it may be left out where `specs` can tell them
+            from a width or a depth.
         specs: The cells of the sweep, which know their transfer rule and shape; none for a file, where HyperP's rule
             applies.
 
@@ -201,12 +205,7 @@ def predict_question(
     question = _separate_arms(table, question)
     for axis in target:
         require(table, axis)
-    along = [name for name in question.by if is_numeric(table, name)]
-    if len(along) != 1:
-        raise FitError(
-            f"a prediction needs a law along one axis, but groups are formed by {', '.join(question.by) or 'nothing'}; "
-            "choose one with --by and the others with --where"
-        )
+    x = _law_axis(table, question, rate)
     bare = replace(question, laws=(), curves=())
     _, optima = optima_of(table, bare, method=method, lr=rate, loss=loss)
     _, observed = optima_of(table, bare, method="argmin", lr=rate, loss=loss)
@@ -218,7 +217,7 @@ def predict_question(
             rows[tuple(per.values())],
             question,
             target,
-            x=along[0],
+            x=x,
             optima=members(optima, per),
             observed=members(observed, per),
             specs=specs,
@@ -394,6 +393,50 @@ def _leverage(
     )
 
 
+def _law_axis(table: Table, question: Question, rate: str) -> str:
+    """The column that a prediction's law runs along."""
+    numeric = [name for name in question.by if is_numeric(table, name)]
+    if len(numeric) == 1:
+        return numeric[0]
+    named = [x for y, x in map(_sides, question.laws) if _is_rate(y, rate) and x not in numeric]
+    if named:
+        require(table, named[0])
+        return named[0]
+    raise FitError(
+        f"a prediction needs a law along one axis, but groups are formed by {', '.join(question.by) or 'nothing'}; "
+        f"choose one with --by and the others with --where, or name a column they agree on: --law '{rate} ~ params'"
+    )
+
+
+def _with_params(target: Mapping[str, float], specs: Sequence[RunSpec]) -> dict[str, float]:
+    """The target with the parameters of the runs' own model at its width and depth.
+
+    Raises:
+        FitError: Neither is given, no sweep knows the model, it does not fit together, or its runs differ otherwise.
+    """
+    asked = {name: round(target[name]) for name in ("width", "depth") if name in target}
+    if not specs or not asked:
+        among = " (or --width and --depth)" if specs else ""
+        raise FitError(f"the law is fitted along params; say which params to predict for: --params 1e9{among}")
+    try:
+        counts = {
+            model_shape(
+                replace(model, width=asked.get("width", model.width), depth=asked.get("depth", model.depth))
+            ).params
+            for model in (spec.train.model for spec in specs)
+        }
+    except ValueError as error:
+        shape = ", ".join(f"{name} {value}" for name, value in asked.items())
+        raise FitError(f"the sweep's model has no {shape} ({error}); give another, or --params") from error
+    if len(counts) > 1:
+        others = [name for name in ("width", "depth") if name not in asked] or ["params"]
+        raise FitError(
+            f"the runs' models have {len(counts)} counts of params at the target ({min(counts)} to {max(counts)}); "
+            f"give --{' and --'.join(others)} too"
+        )
+    return {**target, "params": float(counts.pop())}
+
+
 def _predict(
     table: Table,
     question: Question,
@@ -410,19 +453,23 @@ def _predict(
     own = [spec for spec in specs if (spec.arm, spec.run_id) in cells]
     measured = {name: _single(table, name) for name in target if name != x and len(distinct(table, name)) == 1}
     try:
+        if x == "params" and x not in target:
+            target = _with_params(target, own)
         prediction = predict_lr(
-            optima,
+            optima_along(table, optima, x),
             x=x,
-            target=target,
+            # The law contains the axes that its groups are formed by: they have no factor of their own.
+            target={name: value for name, value in target.items() if name == x or name not in question.by},
             measured=measured,
             transfer=_rule(own),
-            observed=observed,
+            observed=optima_along(table, observed, x),
             per=per,
         )
     except FitError as error:
         raise _of(per, error) from error
     return replace(
         prediction,
+        target={name: plain(value) for name, value in target.items()},
         lr_base=_base_rate(prediction.lr, own, target),
         warnings=(*prediction.warnings, *_mixed_shapes(table, question)),
     )

@@ -253,6 +253,19 @@ def fit(
     print_fit(report, found.title, found.question.note)
 
 
+def _targets(pairs: list[str]) -> dict[str, float]:
+    found = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        try:
+            found[name.strip()] = float(value)
+        except ValueError:
+            equals = ""
+        if not (name.strip() and equals):
+            raise SweeperError(f"--at {pair!r}: expected a column, an equals sign and a number, such as params=1e9")
+    return found
+
+
 @app.command()
 def predict(
     source: Source,
@@ -262,11 +275,19 @@ def predict(
     depth: Annotated[int | None, typer.Option(help="Its depth.")] = None,
     width: Annotated[int | None, typer.Option(help="Its width.")] = None,
     batch_tokens: Annotated[float | None, typer.Option(help="Its batch, tokens.")] = None,
+    params: Annotated[
+        float | None,
+        typer.Option(help="Its parameters, for a law along them (a sweep knows those of --width, --depth)."),
+    ] = None,
+    at: Annotated[
+        list[str] | None, typer.Option("--at", help="Any other column of the target: top_k=4. May be repeated.")
+    ] = None,
     lr: Lr = "",
     loss: Loss = "loss",
     map_: Map = None,
     by: By = "",
     per: Per = "",
+    law: Laws = None,
     where: Where = "",
     method: MethodName = "linex",
     as_json: AsJson = False,
@@ -279,12 +300,19 @@ def predict(
     from sweeper.sources import Asked, open_source
     from sweeper.typed import plain
 
-    asked = Asked(lr=lr, mapping=tuple(map_ or ()), by=_names(by), per=_names(per), where=where)
+    asked = Asked(
+        lr=lr,
+        mapping=tuple(map_ or ()),
+        by=_names(by),
+        per=_names(per),
+        laws=tuple(law or ()),
+        where=where,
+    )
     found = open_source(source, overrides or [], runs, asked)
-    given = {"tokens": tokens, "depth": depth, "width": width, "batch_tokens": batch_tokens}
-    target = {name: float(value) for name, value in given.items() if value is not None}
+    given = {"tokens": tokens, "depth": depth, "width": width, "batch_tokens": batch_tokens, "params": params}
+    target = {name: float(value) for name, value in given.items() if value is not None} | _targets(at or [])
     if not target:
-        raise SweeperError("no target: say where to predict, such as --tokens 100e9")
+        raise SweeperError("no target: say where to predict, such as --tokens 100e9 or --at top_k=4")
     predictions = predict_question(
         found.table, found.question, target, specs=found.specs, method=_method(method), lr=lr, loss=loss
     )

@@ -147,7 +147,8 @@ def fit_optimum_law(
         left = len(optima) - len(settled)
         raise FitError(
             f"the law {y_name} ~ {x} needs optima at {MIN_POINTS} values of {x}, got {len(settled)} "
-            f"({left} left out: at an edge of their grid or without a minimum); widen the learning rates or add {x}"
+            f"({left} left out: at an edge of their grid, without a minimum or with under 3 rates); "
+            f"widen the learning rates or add {x}"
         )
     xs = np.array([_number(optimum.group[x], x) for optimum in settled])
     sds = [optimum.log_sd for optimum in settled]

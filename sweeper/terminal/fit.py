@@ -119,7 +119,8 @@ def print_predictions(predictions: Iterable[LrPrediction]) -> None:
         forms = ", ".join(f"{name} {value:.4g}" for name, value in prediction.forms.items())
         console.print(f"  forms: {forms} (spread {prediction.spread:.1%})", soft_wrap=True)
         factors = ", ".join(f"{axis} × {factor:.4g}" for axis, factor in prediction.factors.items())
-        console.print(f"  transfer {prediction.rule}: {factors or 'no factor needed'}", soft_wrap=True)
+        if factors or prediction.lr_base is not None:  # without a sweep the rule is only ours
+            console.print(f"  transfer {prediction.rule}: {factors or 'no factor needed'}", soft_wrap=True)
         console.print(f"  extrapolation: {prediction.extrapolation:.3g} × beyond the data", soft_wrap=True)
         base = prediction.lr_base
         if base is not None and not math.isclose(base, prediction.lr):

@@ -8,6 +8,7 @@ import pytest
 from builders import run_spec, train_config
 
 from model.config import ModelConfig
+from model.shape import model_shape
 from sweeper.analysis import curve_points, file_question, fit_question, of_rate, predict_question
 from sweeper.errors import FitError, TableError
 from sweeper.laws.power import REFERENCES
@@ -327,3 +328,44 @@ def test_a_prediction_from_mixed_shapes_warns_as_fit_does():
     mixed, pure = predict_question(table, Question(), {"tokens": 16e9})
     assert any("depth has 2 values" in warning for warning in mixed.warnings)
     assert pure.warnings == ()
+
+
+SHAPES = Question(by=("width", "depth"), laws=("lr_peak ~ params",), curves=())
+
+
+def shapes(exponent=-0.3):
+    """Sweeps of six shapes of one model, their best rate a power of the model's parameters; and their cells."""
+    base = train_config().model
+    tables, specs = [], []
+    for width, depth in ((16, 1), (16, 2), (32, 1), (32, 2), (48, 1), (48, 2)):
+        model = dataclasses.replace(base, width=width, depth=depth)
+        params = model_shape(model).params
+        table = sweep_table((1e9,), arm="base", depth=depth, lr0=params**exponent)
+        tables.append(table.assign(run_id=table.run_id + f"-{width}", width=width, params=params))
+        specs += [
+            dataclasses.replace(spec, train=dataclasses.replace(spec.train, model=model))
+            for spec in specs_of(tables[-1], Transfer(tokens=False))
+        ]
+    return pd.concat(tables, ignore_index=True), specs
+
+
+def test_a_law_along_params_predicts_at_params_or_at_the_shape_of_the_sweeps_model():
+    table, specs = shapes()
+    (named,) = predict_question(table, SHAPES, {"params": 1e6}, method="parabola")
+    assert (named.x, named.lr) == ("params", pytest.approx(1e6**-0.3, rel=1e-6))
+    (shaped,) = predict_question(table, SHAPES, {"width": 64, "depth": 4}, specs=specs, method="parabola")
+    params = model_shape(dataclasses.replace(train_config().model, width=64, depth=4)).params
+    assert shaped.target == {"width": 64, "depth": 4, "params": params}
+    assert (shaped.lr, shaped.factors) == (pytest.approx(params**-0.3, rel=1e-6), {})
+
+
+def test_a_target_that_does_not_tell_the_params_says_what_is_missing():
+    table, specs = shapes()
+    with pytest.raises(FitError, match=r"along params; say which .*--params 1e9$"):
+        predict_question(table, SHAPES, {"width": 64, "depth": 4})
+    with pytest.raises(FitError, match=r"have 2 counts of params .*; give --depth too"):
+        predict_question(table, SHAPES, {"width": 64}, specs=specs)
+    with pytest.raises(FitError, match=r"has no width 17, depth 1 \(head_size 8"):
+        predict_question(table, SHAPES, {"width": 17, "depth": 1}, specs=specs)
+    with pytest.raises(FitError, match=r"--law 'lr_peak ~ params'"):
+        predict_question(table, dataclasses.replace(SHAPES, laws=()), {"params": 1e6})
