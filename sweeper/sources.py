@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from sweeper.config import load_sweep
 from sweeper.errors import SweeperError
-from sweeper.grid import expand
+from sweeper.grid import lay_out
 from sweeper.records import SweepFolder, read_records
 from sweeper.spec import Question, RunSpec, Sweep
 
@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
 
 def open_sweep(name: str, overrides: Sequence[str], runs: Path) -> tuple[Sweep, tuple[RunSpec, ...], SweepFolder]:
-    """A sweep with its cells and its folder."""
+    """A sweep with its cells and its folder; its notes say what became of cells too."""
     sweep = load_sweep(name, overrides)
-    return sweep, expand(sweep), SweepFolder(runs, sweep.name)
+    expansion = lay_out(sweep)
+    return replace(sweep, notes=sweep.notes + expansion.notes), expansion.specs, SweepFolder(runs, sweep.name)
 
 
 def collect_sweep(specs: tuple[RunSpec, ...], folder: SweepFolder) -> Path:
@@ -65,7 +66,15 @@ def open_source(source: str, overrides: Sequence[str], runs: Path, asked: Asked)
         if asked.mapping:
             raise SweeperError("--map renames columns of a file, but the source is a sweep; leave it out")
         sweep, specs, folder = open_sweep(source, overrides, runs)
-        rows = table.results(read_records(folder).values(), specs)
+        records = read_records(folder)
+        rows = table.results(records.values(), specs)
+        if rows.empty and records:
+            raise SweeperError(
+                f"{folder.path} holds {len(records)} results, none of them for this grid of {len(specs)} cells; "
+                "give the overrides of the launch, or launch it"
+            )
+        if rows.empty:
+            raise SweeperError(f"{folder.path} holds no results; launch the sweep, or name the folder of its --runs")
         rows = table.where(rows, asked.where) if asked.where else rows
         question = _asked_of(analysis.of_rate(sweep.question, asked.lr), asked)
         return Analysed(title=sweep.name, table=rows, question=question, specs=specs, folder=folder)

@@ -1,7 +1,7 @@
 """What overrides do to a grid beyond setting its keys: what they pin, replace and remove, with a note about each."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from sweeper.config.grid_values import Entries, GridValues, as_text
@@ -26,12 +26,21 @@ def edited(grid: GridValues, source: Source) -> tuple[GridValues, list[str]]:
     for path, override in _last(grid, source).items():
         part = _part(override)
         if path in GRID_KEYS:
-            grid = dataclasses.replace(grid, **{path: EMPTY[path]})
+            later = {o.path for o in source.overrides[source.overrides.index(override) + 1 :]}
+            if path not in later:
+                grid = dataclasses.replace(grid, **{path: _given(grid, path, later)})
             continue
         if override.kind == "removal" and path not in getattr(grid, part):
             raise ConfigError(f"{override.place}: the sweep has no {override.path}; leave it out")
         grid = _without(grid, leaf(path, override.place), override, notes)
     return grid, notes
+
+
+def _given(grid: GridValues, part: str, overrides: Collection[str]) -> Any:
+    """What is left of a part that was removed: the entries that these overrides gave it."""
+    if part not in ("axes", "derive"):
+        return EMPTY[part]
+    return {path: entry for path, entry in getattr(grid, part).items() if f"{part}.{path}" in overrides}
 
 
 def _last(grid: GridValues, source: Source) -> dict[str, Override]:

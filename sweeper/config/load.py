@@ -106,6 +106,7 @@ def _base(source: Source) -> tuple[Base, frozenset[str]]:
     for name, kind in SECTIONS.items():
         values[name] = build(kind, values.get(name) or {}, name, place=source.place)
     _check_vocabulary(values["data"], source)
+    _check_path(values["data"], source)
     base = build(Base, values, "", place=source.place)
     for name in LEFT_TO_THE_GRID:
         check_range(name, getattr(base, name), source.place(name))
@@ -134,6 +135,14 @@ def _check_vocabulary(data: DataConfig, source: Source) -> None:
         what = "data=shards" if shards else f"data.tokenizer={data.tokenizer}"
         hint = "set model.vocab to the tokenizer's size" + (" (256 for bytes)" if shards else "")
         raise ConfigError(f"{source.place('data')}: {what} needs its vocabulary; {hint}")
+
+
+def _check_path(data: DataConfig, source: Source) -> None:
+    """Refuse a path that nobody reads; one of the sweep file may rest where an override chooses other data."""
+    given = {override.path for override in source.overrides}
+    if data.path and data.source not in ("text", "shards") and ("data.path" in given or "data" not in given):
+        hint = "choose data=text or data=shards, or leave the path out"
+        raise ConfigError(f"{source.place('data.path')}: {data.source} reads no path, got {data.path!r}; {hint}")
 
 
 def _first_values(unset: frozenset[str], grid: Grid, source: Source) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Every cell of a sweep laid out, completed and made a run."""
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,9 @@ from sweeper.grid.steps import ordered_steps
 from sweeper.laws.transfer import rates
 from sweeper.spec import Arm, Base, Grid, RunSpec, Sweep, Value, run_id
 
+MAX_CELLS = 1_000_000
+"""Ten times the largest sweep that planning is built for."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expansion:
@@ -25,13 +29,21 @@ class Expansion:
     duplicates: int
     """Cells that repeat a run of their own arm."""
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user may not expect, one sentence each."""
+        if not self.duplicates:
+            return ()
+        cells = "1 duplicate cell is" if self.duplicates == 1 else f"{self.duplicates:,} duplicate cells are"
+        return (f"{cells} kept once: another cell asks for the same run",)
+
 
 def expand(sweep: Sweep) -> tuple[RunSpec, ...]:
     """The runs of a sweep, arm after arm, in the order of its axes (the last varies fastest).
 
     Raises:
         ConfigError: A cell that its configuration refuses, values that do not fit their type, circular derived
-            values, or no cell at all.
+            values, no cell at all, or more than `MAX_CELLS`.
         DataError: A cell names data that cannot be read.
     """
     return lay_out(sweep).specs
@@ -48,15 +60,31 @@ def lay_out(sweep: Sweep) -> Expansion:
     labels = list(dict.fromkeys(target for _, grid in layouts for target in written(grid, f"sweep {sweep.name}")))
     runs: dict[tuple[str, str], RunSpec] = {}
     kept = constrained = 0
-    for arm, grid in layouts:
-        for specs, refused in _Layout(sweep=sweep.name, arm=arm, grid=grid, labels=labels).rows():
+    parts = [_Layout(sweep=sweep.name, arm=arm, grid=grid, labels=labels) for arm, grid in layouts]
+    check_size(sum(part.least_cells for part in parts), sweep.name)
+    for part in parts:
+        for specs, refused in part.rows():
             constrained += refused
             kept += len(specs)
+            check_size(kept, sweep.name)
             for spec in specs:
                 runs.setdefault((spec.arm, spec.run_id), spec)
     if not runs:
         raise ConfigError(f"sweep {sweep.name}: where refuses every one of the {constrained} cells; loosen a condition")
     return Expansion(specs=tuple(runs.values()), constrained=constrained, duplicates=kept - len(runs))
+
+
+def check_size(cells: int, sweep: str) -> None:
+    """Refuse more cells than can be planned, rather than fill the memory without a word.
+
+    Raises:
+        ConfigError: More than `MAX_CELLS`.
+    """
+    if cells > MAX_CELLS:
+        # Counted as they are laid out, they are only the first of more.
+        size = f"{cells / 1e6:,.1f}M cells, " if cells >= 1.1 * MAX_CELLS else ""
+        hint = "split the sweep or shorten an axis"
+        raise ConfigError(f"sweep {sweep}: the grid has {size}more than {MAX_CELLS:,}; {hint}")
 
 
 class _Layout:
@@ -66,6 +94,7 @@ class _Layout:
         self.where = f"sweep {sweep}"
         self.sweep, self.arm, self.base = sweep, arm, arm.base
         self.labels = [(target.label, target.writes[-1]) for target in labels]
+        self.repeat, self.conditions = grid.repeat, bool(grid.where)
         self.factors = _factors(grid, self.base, self.where)
         self.steps = ordered_steps(grid, self.where)
         paths = {path for target in written(grid, self.where) for path in target.writes}
@@ -77,6 +106,12 @@ class _Layout:
         paths.update(path for step in self.steps for path in step.reads)
         paths.update(("lr", "tokens", "batch_tokens", "precision"))
         self.start: Cell = {path: base_value(self.base, path) for path in paths} | {"arm": arm.name}
+
+    @property
+    def least_cells(self) -> int:
+        """Cells that are certainly walked through: derived lists add to them, and conditions may precede a repeat."""
+        rows = math.prod(len(rows) for _, rows in self.factors)
+        return max(rows, self.repeat) if self.conditions else rows * self.repeat
 
     def rows(self) -> Iterator[tuple[list[RunSpec], int]]:
         """For each row of the product, the runs that it becomes and the number of cells that conditions refused."""
@@ -99,6 +134,7 @@ class _Layout:
                 except ValueError as error:
                     raise ConfigError(f"{self._place(each)}: {error}") from error
                 grown.extend(step.apply(each))
+                check_size(len(grown), self.sweep)
             if not step.writes:
                 refused += len(pending) - len(grown)
             pending = grown

@@ -35,12 +35,23 @@ def ordered_steps(grid: Grid, where: str) -> tuple[Step, ...]:
     while waiting:
         ready = [step for step in waiting if not any(_precedes(other, step) for other in waiting)]
         if not ready:
-            circle = " and ".join(step.name for step in waiting if step.writes)
+            circle = " and ".join(step.name for step in _circle(waiting))
             raise ConfigError(f"{where}: {circle} depend on each other in a circle; give one of them a plain value")
         first = min(ready, key=lambda step: (bool(step.computed), bool(step.writes)))
         waiting.remove(first)
         ordered.append(first)
     return tuple(ordered)
+
+
+def _circle(waiting: Sequence[Step]) -> list[Step]:
+    """The steps of one circle, in their order, among steps that all wait for another."""
+    path = [waiting[0]]
+    while True:
+        before = next(other for other in waiting if _precedes(other, path[-1]))
+        if before in path:
+            members = path[path.index(before) :]
+            return [step for step in waiting if step in members]
+        path.append(before)
 
 
 def _precedes(other: Step, step: Step) -> bool:

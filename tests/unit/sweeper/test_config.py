@@ -281,6 +281,17 @@ class TestOverrides:
     def test_an_axis_can_be_removed(self):
         assert axes(loaded("axes: {lr: [1, 2], width: [32]}\n", "~axes.lr")) == {"width": (32,)}
 
+    def test_a_part_can_be_removed_and_given_anew(self):
+        text = "axes: {depth: [2, 4], width: [32, 64]}\nwhere: depth < 3\n"
+        assert axes(loaded(text, "~axes", "axes.lr=[0.1]", "axes.model.width=[48]")) == {"lr": (0.1,), "width": (48,)}
+        assert axes(loaded(text, "axes.lr=[0.1]", "~axes")) == {}
+        assert axes(loaded(text, "~axes", "axes={lr: [0.2]}")) == {"lr": (0.2,)}
+        assert loaded(text, "~where", "where=width < 64").arms[0].grid.where == ("width < 64",)
+
+    def test_a_path_of_the_file_rests_while_an_override_chooses_other_data(self):
+        assert loaded("data: {path: t.txt}\n", "data=synthetic").arms[0].base.data.source == "synthetic"
+        assert "synthetic reads no path, got 't.txt'" in sentence(written("data: {path: t.txt}\n"))
+
     def test_data_bring_their_vocabulary(self):
         assert load_sweep("quickstart", ["data=synthetic", "model=hyperp_d8"]).arms[0].base.model.vocab == 256
         assert load_sweep("quickstart", ["data=synthetic", "model.vocab=64"]).arms[0].base.model.vocab == 64
@@ -359,6 +370,12 @@ class TestErrors:
             ("~lr", "override '~lr': only the grid's axes, zip, union, derive, where, repeat can be removed; set a value instead"),
             ("scale=tiny", "sweep mine has no scales, got scale=tiny; leave it out"),
             ("data=text", "override 'data=text': data.path is empty: name the file, folder or glob that data=text reads"),
+            (
+                "data.path=x",
+                "override 'data.path=x': synthetic reads no path, got 'x'; choose data=text or data=shards, "
+                "or leave the path out",
+            ),
+            ("repeat=1e9", "sweep mine: the grid has 1,000.0M cells, more than 1,000,000; split the sweep or shorten an axis"),
             ("zip=3", "override 'zip=3': expected a list of mappings, got '3'"),
         ],
     )  # fmt: skip

@@ -290,3 +290,31 @@ def test_short_names_resolve_to_the_leaf_that_is_meant(name, path, label):
 def test_a_name_that_means_no_leaf_or_several_is_refused(name, said):
     with pytest.raises(ConfigError, match=said):
         leaf(name, "axes")
+
+
+def test_a_circle_blames_no_value_that_only_reads_it():
+    derive = (("lr", "tokens / 1e7"), ("depth", "width / 16"), ("width", "16 * depth"), ("tokens", "100 * width"))
+    with pytest.raises(ConfigError, match=r"^sweep s: derive\.depth and derive\.width depend on each other"):
+        expand(sweep(Grid(derive=derive)))
+
+
+@pytest.mark.parametrize(
+    ("grid", "size"),
+    [
+        (Grid(repeat=10**9), "1,000.0M cells, "),
+        (Grid(repeat=10**9, where=("lr > 0",)), "1,000.0M cells, "),
+        (Grid(axes=(("lr", tuple(i / 1e4 for i in range(1, 2001))), ("seed", tuple(range(4000))))), "8.0M cells, "),
+        (Grid(axes=(("lr", (0.1, 0.2)),), repeat=500_001), ""),
+        (Grid(derive=(("lr", "geom(0.01, 0.1, 2000)"), ("seed", "range(4000)"))), ""),
+    ],
+)
+def test_a_grid_too_large_to_plan_is_refused_at_once(grid, size):
+    with pytest.raises(ConfigError, match=f"the grid has {size}more than 1,000,000; split the sweep"):
+        expand(sweep(grid))
+
+
+def test_cells_that_ask_for_the_same_run_are_noted():
+    assert lay_out(sweep(Grid(axes=(("lr", (0.1, 0.2)),)))).notes == ()
+    assert lay_out(sweep(Grid(axes=(("lr", (0.1, 0.1, 0.1, 0.2)),)))).notes == (
+        "2 duplicate cells are kept once: another cell asks for the same run",
+    )
