@@ -17,12 +17,14 @@ from sweeper.laws.arrays import FloatArray
 from sweeper.laws.power import REFERENCES, PowerLaw
 from sweeper.laws.transfer import Transfer, rates
 from sweeper.spec import Question, RunSpec
-from sweeper.table import Table, distinct, is_numeric, losses, lr_column, numbers, require, split
+from sweeper.table import Table, distinct, is_numeric, losses, lr_column, not_numbers, numbers, require, split
 from sweeper.typed import did_you_mean
 
 SCHEMA_VERSION = 1
 SPACES: tuple[Space, ...] = ("linear", "log")
 RATES = ("lr", "lr_peak")
+SHOWN = 3
+"""Rows of a kind that warnings name one by one."""
 SHAPE = ("width", "depth", "batch_tokens", "tokens", "top_k", "sparsity")
 """Axes that move the optimum: a group that mixes their values has no single one."""
 
@@ -97,7 +99,13 @@ def of_rate(question: Question, lr: str) -> Question:
 
 
 def fit_question(
-    table: Table, question: Question, *, method: Method = "linex", lr: str = "", loss: str = "loss"
+    table: Table,
+    question: Question,
+    *,
+    method: Method = "linex",
+    lr: str = "",
+    loss: str = "loss",
+    title: str = "the table",
 ) -> FitReport:
     """Answer a question with a table of results.
 
@@ -111,6 +119,7 @@ def fit_question(
         lr: Column of the rate whose optima are shown; when empty the left side of the first law of one, else `lr_peak`,
             else `lr`.
         loss: Column of the loss.
+        title: What warnings call the table.
 
     Raises:
         TableError: A column is missing, or there are no rows.
@@ -122,6 +131,10 @@ def fit_question(
     rate = lr or _first_rate(table, question)
     runs, optima = optima_of(table, question, method=method, lr=rate, loss=loss)
     warnings = list(_mixed_shapes(table, question)) if runs is not None else []
+    if loss in table.columns:
+        bad = not_numbers(table, loss)
+        warnings += [f"{title} row {row}: {loss} {value!r} is not a number" for row, value in bad[:SHOWN]]
+        warnings += [f"… and {len(bad) - SHOWN} more rows without a number"] if len(bad) > SHOWN else []
     failed: list[FitError] = []
     if runs is not None and not optima:
         failed.append(FitError(f"none of the {len(table)} runs has a value of {' and '.join(question.by)}"))

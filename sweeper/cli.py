@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import sweeper
-from sweeper.errors import DataError, SweeperError
+from sweeper.errors import DataError, DiskError, SweeperError
 
 if TYPE_CHECKING:
     from sweeper.fits.optimum import Method
@@ -240,11 +240,16 @@ def fit(
         where=where,
     )
     found = open_source(source, overrides or [], runs, asked)
-    report = fit_question(found.table, found.question, method=_method(method), lr=lr, loss=loss)
+    report = fit_question(
+        found.table, found.question, method=_method(method), lr=lr, loss=loss, title=Path(found.title).name
+    )
     # The file answers the sweep's own question; any other answer is only printed.
     bare = not overrides and asked == Asked() and (method, loss) == ("linex", "loss")
     if found.folder is not None and bare:
-        write_json(found.folder.fits / "fit.json", report)
+        try:
+            write_json(found.folder.fits / "fit.json", report)
+        except DiskError as error:  # the answer itself needs no disk
+            typer.echo(f"warning: the fit is not stored: {error}", err=True)
     if as_json:
         typer.echo(json.dumps(plain(report)))
         return

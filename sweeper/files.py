@@ -1,5 +1,6 @@
 """Files that appear whole or not at all."""
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -7,6 +8,9 @@ from pathlib import Path
 from uuid import uuid4
 
 from sweeper.errors import DiskError
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What a system says when there is no room for more."""
 
 
 @contextmanager
@@ -24,9 +28,8 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
-        raise DiskError(
-            f"{path}: cannot be written ({error.strerror or error}); free space or choose another folder"
-        ) from error
+        advice = "free space or choose another folder" if error.errno in FULL else "choose another folder"
+        raise DiskError(f"{path}: cannot be written ({error.strerror or error}); {advice}") from error
     finally:
         with suppress(OSError):
             partial.unlink()

@@ -25,6 +25,9 @@ from sweeper.typed import did_you_mean
 
 Table = pd.DataFrame
 
+NOT_A_NUMBER = "loss not a number"
+"""Why fits leave out a run whose loss is text; a missing one is another matter."""
+
 
 # ── a sweep's own results ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -248,6 +251,13 @@ def numbers(table: Table, name: str) -> FloatArray:
     return np.asarray(values, dtype=np.float64)
 
 
+def not_numbers(table: Table, name: str) -> tuple[tuple[int, object], ...]:
+    """The cells of a column that hold something but no number, each with its row (the header is row 1)."""
+    bad = np.isnan(numbers(table, name)) & np.asarray(table[name].notna())
+    rows = [row + 2 if isinstance(row, int) else place for place, row in enumerate(table.index, 2)]
+    return tuple((rows[place], table[name].iloc[place]) for place in np.flatnonzero(bad))
+
+
 def is_numeric(table: Table, name: str) -> bool:
     require(table, name)
     return bool(pd.api.types.is_numeric_dtype(table[name])) and not pd.api.types.is_bool_dtype(table[name])
@@ -285,6 +295,8 @@ def losses(
         covariates={name: numbers(table, name) for name in by if is_numeric(table, name)},
         labels={name: _text(table, name) for name in by if not is_numeric(table, name)},
     )
+    spelled = np.isnan(values) & (made.excluded == "loss missing") & np.asarray(table[loss].notna())
+    made = dataclasses.replace(made, excluded=np.where(spelled, NOT_A_NUMBER, made.excluded))
     repeated = np.asarray(_hashable(table).duplicated())
     return dataclasses.replace(made, excluded=np.where(repeated & made.used, "duplicate row", made.excluded))
 

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -185,6 +186,21 @@ def test_fit_prints_what_was_asked_and_writes_only_what_the_sweep_asks(tmp_path)
         assert not written.exists()
     assert sweeper("fit", "own", "--json", cwd=tmp_path).returncode == 0
     assert json.loads(written.read_text())["method"] == "linex"
+
+
+def test_a_fit_that_cannot_be_stored_is_printed_all_the_same(tmp_path):
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps" / "own.yaml").write_text(OWN_SWEEP.replace("lr: [0.01, 0.02]", "lr: [0.01, 0.02, 0.04]"))
+    folder = SweepFolder(tmp_path / "runs", "own")
+    for spec in expand(load_sweep(str(tmp_path / "sweeps" / "own.yaml"))):
+        write_record(folder, run_record(spec, loss=2 + 0.1 * math.log(spec.lr / 0.02) ** 2))
+    folder.fits.touch()  # a file where the folder should be
+    done = sweeper("fit", "own", "--json", cwd=tmp_path)
+    assert (done.returncode, len(json.loads(done.stdout)["optima"])) == (0, 1)
+    assert re.match(r"warning: the fit is not stored: .*; choose another folder\n$", done.stderr)
+    other = sweeper("fit", "own", "lr=0.5", "~axes.lr", cwd=tmp_path)
+    assert other.returncode == 2
+    assert "holds 3 results, none of them for this grid of 1 cells; give the overrides" in other.stderr
 
 
 def test_an_unknown_reference_is_answered_with_the_nearest(runs_csv):

@@ -369,3 +369,14 @@ def test_a_target_that_does_not_tell_the_params_says_what_is_missing():
         predict_question(table, SHAPES, {"width": 17, "depth": 1}, specs=specs)
     with pytest.raises(FitError, match=r"--law 'lr_peak ~ params'"):
         predict_question(table, dataclasses.replace(SHAPES, laws=()), {"params": 1e6})
+
+
+def test_a_loss_that_is_text_is_named_with_its_row():
+    table = sweep_table()
+    table["loss"] = table.loss.astype(object)
+    table.loc[3, "loss"] = "x"
+    report = fit_question(table, Question(), title="runs.csv")
+    assert report.excluded == {"loss not a number": 1}
+    assert report.warnings[0] == "runs.csv row 5: loss 'x' is not a number"
+    table["loss"] = [*table.loss[:10], *["?"] * 10]
+    assert "… and 8 more rows without a number" in fit_question(table, Question()).warnings
