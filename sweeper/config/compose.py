@@ -115,7 +115,7 @@ def _in_hydras_grammar(override: Override, groups: Mapping[str, set[str]], chose
             paths = SEED.writes if override.path == SEED.path else (override.path,)
             value = _setting(override)
             return [f"++{path}={value}" for path in paths]
-    if override.path == "scale":
+    if override.path in ("arm", "scale"):
         return []
     group = override.path.partition("@")[0]
     if group not in groups:

@@ -1,6 +1,7 @@
 """A sweep file and overrides to one `Sweep`, every value typed; errors name the line or override to blame."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -14,7 +15,7 @@ from sweeper.config.edits import edited
 from sweeper.config.grid_values import GridValues, read_grid, typed_grid
 from sweeper.config.keys import BASE_KEYS, CHOSEN_GROUPS, GRID_KEYS
 from sweeper.config.locate import conf_folders, find_sweep, group_options, shown
-from sweeper.config.overrides import named_overrides, parse_overrides, scale_overrides
+from sweeper.config.overrides import kept_arms, named_overrides, parse_overrides, scale_overrides
 from sweeper.config.question import read_question
 from sweeper.config.source import Source
 from sweeper.errors import ConfigError
@@ -42,6 +43,7 @@ def load_sweep(name: str, overrides: Sequence[str] = ()) -> Sweep:
     An override is `key=value`; a later one wins:
 
     - a group: `model=hyperp_d8`, `cluster=h100`, and `scale=tiny` of the sweep's own scales;
+    - `arm=muon` or `arm=muon,adamw` keeps only these arms of the sweep, and leverage only with its baseline;
     - a setting, by its path or its short name: `model.depth=4`, `depth=4`, `lr=2e-2`, `seed=1` (both seeds). Where
       the grid varies that setting, this pins it; a derived `lr` that reads `predicted_lr` or `lr` keeps its shape and
       moves with it;
@@ -58,16 +60,20 @@ def load_sweep(name: str, overrides: Sequence[str] = ()) -> Sweep:
     given = parse_overrides(overrides)
     for override in given:
         if override.path in ("scales", "arms"):
-            raise ConfigError(f"{override.place}: {override.path} are written in the sweep file, {shown(file)}")
+            hint = f"use {override.path[:-1]}=NAME, or copy the file"
+            raise ConfigError(f"{override.place}: {override.path} are written in the sweep file, {shown(file)}; {hint}")
     with composer(file) as composed:
         plain = composed(())
         scales, arms = (named_overrides(plain.values.get(key), key, shown(file)) for key in ("scales", "arms"))
         scale = next((o.value for o in reversed(given) if o.path == "scale"), plain.values.get("scale", ""))
         common = scale_overrides(scale, scales, label)
         head = composed((*common, *given)) if common or given else plain
-        sources = {
-            arm: composed((*common, *parse_overrides(texts, f"arm {arm}"), *given)) for arm, texts in arms.items()
-        }
+        named = {arm: parse_overrides(texts, f"arm {arm}") for arm, texts in arms.items()}
+        for override in itertools.chain(*named.values()):
+            if override.path in ("arm", "arms", "scale", "scales"):
+                raise ConfigError(f"{override.place}: an arm chooses no {override.path}; leave it out")
+        kept = kept_arms((*common, *given), named, label)
+        sources = {arm: composed((*common, *own, *given)) for arm, own in kept.items()}
     for source in (head, *sources.values()):
         _check_chosen(source, file)
     fingerprint = cache(fingerprinted)
@@ -78,7 +84,7 @@ def load_sweep(name: str, overrides: Sequence[str] = ()) -> Sweep:
         arms=tuple(arm for arm, _ in made),
         cluster=build(Cluster, head.values.get("cluster") or {}, "cluster", place=head.place),
         execution=build(Execution, head.values.get("execution") or {}, "execution", place=head.place),
-        question=read_question(head, [arm for arm, _ in made]),
+        question=read_question(head, [arm for arm, _ in made], tuple(arms)),
         resolved=_resolved(head, sources),
         notes=tuple(dict.fromkeys(note for _, notes in made for note in notes)),
     )

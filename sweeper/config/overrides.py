@@ -1,6 +1,6 @@
 """Overrides of the command line, scales and arms: `key=value`, the key resolved to what it means."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ class Override:
     source: str
     """Where it stands, empty for the command line."""
     kind: Kind
-    """`group` is the choice of a group's option, of a scale, or a whole section."""
+    """`group` is the choice of a group's option, of a scale, of arms, or a whole section."""
     path: str
     """`model.depth`, `axes.lr`, `where`; of a group its name."""
     value: str
@@ -73,6 +73,26 @@ def scale_overrides(scale: str, scales: Mapping[str, Iterable[str]], sweep: str)
     return parse_overrides(scales[scale], f"scale {scale}")
 
 
+def kept_arms(
+    overrides: Sequence[Override], arms: Mapping[str, tuple[Override, ...]], sweep: str
+) -> Mapping[str, tuple[Override, ...]]:
+    """The arms that `arm=a,b` keeps, in the order of the file; all of them where no override chooses.
+
+    Raises:
+        ConfigError: The sweep has no arms, or none of that name.
+    """
+    chosen = next((override for override in reversed(overrides) if override.path == "arm"), None)
+    if chosen is None:
+        return arms
+    if not arms:
+        raise ConfigError(f"{chosen.place}: sweep {sweep} has no arms; leave it out")
+    wanted = [name.strip() for name in chosen.value.strip("[]").split(",")]
+    for name in wanted:
+        if name not in arms:
+            raise ConfigError(f"{chosen.place}: sweep {sweep} has no arm {name!r}; {did_you_mean(name, arms)}")
+    return {name: own for name, own in arms.items() if name in wanted}
+
+
 def _place(text: str, source: str) -> str:
     return f"override {text!r}" + (f" of {source}" if source else "")
 
@@ -111,7 +131,7 @@ def _meant(key: str, place: str) -> tuple[Kind, str, Any]:
         if rest:
             raise ConfigError(f"{place}: {head} is set as a whole; write {head}=…")
         return "grid", head, str
-    if head in ("scale", "scales", "arms"):
+    if key in ("arm", "scale") or head in ("scales", "arms"):
         return "group", head, str
     # `seed=1` is a setting, both seeds.
     if key in SHARED_SECTIONS or (key in SECTIONS and key != "seed") or "@" in key:
@@ -123,5 +143,5 @@ def _meant(key: str, place: str) -> tuple[Kind, str, Any]:
     groups = group_options(conf_folders())
     if key in groups:
         return "group", key, str
-    target = leaf(key, place, [*SHARED_SETTINGS, *groups, *GRID_KEYS, "scale"])
+    target = leaf(key, place, [*SHARED_SETTINGS, *groups, *GRID_KEYS, "scale", "arm"])
     return "setting", target.path, target.kind

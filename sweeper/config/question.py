@@ -1,6 +1,7 @@
 """The question of a sweep, held against what its results will hold: no mistake waits for the end of training."""
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 from sweeper.columns import COLUMNS, law_sides
 from sweeper.config.source import Source
@@ -11,8 +12,10 @@ from sweeper.spec import FIGURE_NAMES, Arm, Question
 from sweeper.typed import build, did_you_mean
 
 
-def read_question(source: Source, arms: Sequence[Arm]) -> Question:
-    """The question of a sweep with these arms.
+def read_question(source: Source, arms: Sequence[Arm], names: Collection[str]) -> Question:
+    """The question of a sweep, asked of these arms out of all `names` in its file.
+
+    A baseline that is not among them is left out, and leverage with it.
 
     Raises:
         ConfigError: A column that the results will not have, a law that cannot be read, an unknown figure, or a
@@ -37,11 +40,12 @@ def read_question(source: Source, arms: Sequence[Arm]) -> Question:
             place = source.place(f"question.figures[{i}]")
             raise ConfigError(f"{place}: no figure {name!r}; {did_you_mean(name, FIGURE_NAMES)}")
     # A curve that only arms tell apart goes by the arm's name.
-    if question.baseline and len(arms) > 1 and set(question.per) <= {"arm"}:
-        names = [arm.name for arm in arms]
+    if question.baseline and len(names) > 1 and set(question.per) <= {"arm"}:
         if question.baseline not in names:
             place = source.place("question.baseline")
             raise ConfigError(f"{place}: no arm {question.baseline!r}; {did_you_mean(question.baseline, names)}")
+        if question.baseline not in [arm.name for arm in arms]:
+            return replace(question, baseline="")
     return question
 
 

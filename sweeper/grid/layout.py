@@ -82,9 +82,9 @@ def check_size(cells: int, sweep: str) -> None:
     """
     if cells > MAX_CELLS:
         # Counted as they are laid out, they are only the first of more.
-        size = f"{cells / 1e6:,.1f}M cells, " if cells >= 1.1 * MAX_CELLS else ""
-        hint = "split the sweep or shorten an axis"
-        raise ConfigError(f"sweep {sweep}: the grid has {size}more than {MAX_CELLS:,}; {hint}")
+        known = cells >= 1.1 * MAX_CELLS
+        size = f"{cells / 1e6:,.1f}M cells, more than {MAX_CELLS:,}" if known else f"more than {MAX_CELLS:,} cells"
+        raise ConfigError(f"sweep {sweep}: the grid has {size}; split the sweep or shorten an axis")
 
 
 class _Layout:

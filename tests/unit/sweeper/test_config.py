@@ -313,6 +313,27 @@ arms:
         assert (muon.name, muon.base.optimizer.name, muon.base.transfer.rule) == ("muon", "muon", "muon_mupp")
         assert muon.grid.axes == ()
 
+    def test_some_arms_can_be_kept(self):
+        assert [arm.name for arm in loaded(self.FILE, "arm=muon").arms] == ["muon"]
+        assert [arm.name for arm in loaded(self.FILE, "arm=muon, plain", "lr=0.3").arms] == ["plain", "muon"]
+        assert sentence(written(self.FILE), "arm=moun") == (
+            "override 'arm=moun': sweep mine has no arm 'moun'; did you mean 'muon'?"
+        )
+        assert sentence(written(""), "arm=muon") == "override 'arm=muon': sweep mine has no arms; leave it out"
+        assert sentence(written(self.FILE), "arms={a: []}") == (
+            "override 'arms={a: []}': arms are written in the sweep file, sweeps/mine.yaml; "
+            "use arm=NAME, or copy the file"
+        )
+
+    def test_the_runs_of_an_arm_are_the_same_alone(self):
+        runs = {spec.run_id for spec in expand(loaded(self.FILE)) if spec.arm == "plain"}
+        assert {spec.run_id for spec in expand(loaded(self.FILE, "arm=plain"))} == runs
+
+    def test_a_baseline_that_is_not_kept_is_not_asked_for(self):
+        text = self.FILE + "question: {baseline: plain}\n"
+        assert loaded(text).question.baseline == "plain"
+        assert loaded(text, "arm=muon").question.baseline == ""
+
     def test_the_command_line_wins_over_arms_and_arms_over_scales(self):
         assert [arm.base.tokens for arm in loaded(self.FILE, "scale=tiny").arms] == [50_000, 60_000]
         assert [arm.base.tokens for arm in loaded(self.FILE, "scale=tiny", "tokens=7e4").arms] == [70_000] * 2
@@ -413,6 +434,7 @@ class TestErrors:
                 "command line",
             ),
             ("title: ${nope}\n", "sweeps/mine.yaml: interpolation key 'nope' not found; mend the file or the override"),
+            ("arms: {a: [scale=b]}\n", "override 'scale=b' of arm a: an arm chooses no scale; leave it out"),
             ("arms:\n  a: [lr2=3]\n", "override 'lr2=3' of arm a: no setting 'lr2'; did you mean 'lr'?"),
         ],
     )  # fmt: skip
