@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -16,7 +16,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator, ScalarFormatter
 
 from sweeper.analysis import CurvePoints, FitReport, curve_points, optima_along, published_law
 from sweeper.errors import FitError, SweeperError
@@ -137,10 +137,13 @@ def plot_lr_sweep(
                 marker = MARKERS[place % len(MARKERS)]
                 handle = _one_sweep(axes, runs_of, optimum, colours[place], marker, top)
                 shown.setdefault(_words(key) or "runs", handle)
-            _log_ticks(axes, "x", "{:g}".format)
+            axes.set_xscale("log")
+            axes.margins(x=0.08)  # a star on the outermost rate is whole
+            _log_ticks(axes, "x", _rate_text)
             axes.set_xlabel(_label(lr_name))
             axes.set_title(_words(setting))
-        panels[0].set_ylim(*_floor_and(top, runs))
+        panels[0].set_ylim(*_floor_and(top, runs, optima))
+        panels[0].yaxis.set_major_formatter(ScalarFormatter(useOffset=False))
         panels[0].set_ylabel(NAMES["loss"])
         shown |= _marks(runs, optima, top)
         figure.legend(list(shown.values()), list(shown), loc="outside right upper")
@@ -181,9 +184,11 @@ def plot_law(
             axes.plot(reach, slope, color=GREY, ls=":", lw=1.2, label=f"{title}'s slope, $b = {published.b:.2f}$")
         axes.set_xlabel(_label(x))
         axes.set_ylabel(f"optimal {_label(laws[0].y)}")
-        _log_ticks(axes, "x", amount)
-        _log_ticks(axes, "y", "{:g}".format)
+        axes.set_xscale("log")
+        axes.set_yscale("log")
         axes.set_xlim(reach[0], reach[-1])
+        _log_ticks(axes, "x", amount)
+        _log_ticks(axes, "y", _rate_text)
         axes.legend(loc="best")
     return figure
 
@@ -327,11 +332,14 @@ def _one_sweep(axes: Axes, runs: Losses, optimum: Optimum, colour: str, marker: 
 def _marks(runs: Losses, optima: tuple[Optimum, ...], top: float) -> dict[str, Artist]:
     """Legend entries for the signs that this figure uses."""
     marks: dict[str, Artist] = {}
-    if any(o.settled for o in optima):
+    settled = [o for o in optima if o.settled]
+    if any(o.lr_low is not None and o.lr_high is not None for o in settled):
         marks["optimum, 90 % interval"] = Line2D([], [], marker="*", color="black", mfc="white", ms=9, lw=1.1)
-    if any(o.curvature is None for o in optima):
+    elif settled:
+        marks["optimum"] = Line2D([], [], marker="*", color="black", mfc="white", ms=9, ls="none")
+    if any(o.curvature is None and o.points > 1 for o in optima):
         marks["no fitted minimum"] = Line2D([], [], color=GREY, lw=0.8, ls=":")
-    if np.any(runs.excluded == "diverged"):
+    if np.any((runs.excluded == "diverged") & (runs.lr > 0)):
         marks["diverged"] = Line2D([], [], marker="x", color=GREY, ms=5, mew=1.3, ls="none")
     if np.any(runs.loss[runs.used] > top):
         marks["beyond the axis"] = Line2D([], [], marker="^", color=GREY, ms=5, ls="none")
@@ -354,15 +362,17 @@ def _optima_points(axes: Axes, optima: tuple[Optimum, ...], x: str, colour: str,
 
 
 def _law_line(axes: Axes, law: PowerLawFit, reach: FloatArray, colour: str, marker: str) -> None:
+    """The log-space law broad and pale, the linear one thin and dashed on top: seen also where they coincide."""
     ends = "" if law.b_low is None or law.b_high is None else f" [{law.b_low:.2f}, {law.b_high:.2f}]".replace("-", "−")
     who = ", ".join(part for part in (_words(law.per), f"{law.space} space") if part)
-    solid = law.space == "log"
-    axes.plot(reach, law.law.along(reach), color=colour, ls="-" if solid else (0, (5, 2)), lw=1.5 if solid else 1.1)
+    few = " (2 points)" if law.points == 2 else ""
+    broad = law.space == "log"
+    style: dict[str, Any] = {"ls": "-", "lw": 3.5, "alpha": 0.45} if broad else {"ls": (0, (4, 2)), "lw": 1.1}
+    axes.plot(reach, law.law.along(reach), color=colour, zorder=2 if broad else 2.5, **style)
     # The legend shows the marker of the arm; the line itself has none.
-    label = f"{who}: $b = {law.b:.3f}${ends}"
-    shown = marker if solid else "none"
-    axes.plot([], [], marker=shown, color=colour, ls="-" if solid else (0, (5, 2)), mec="white", label=label)
-    band = [law.interval(float(value)) for value in reach] if solid else []
+    label = f"{who}: $b = {law.b:.3f}${ends}{few}"
+    axes.plot([], [], marker=marker if broad else "none", color=colour, mec="white", label=label, **style)
+    band = [law.interval(float(value)) for value in reach] if broad else []
     known = [ends for ends in band if ends is not None]
     if known:
         low, high = np.array(known).T
@@ -384,28 +394,51 @@ def _ceiling(runs: Losses, by: tuple[str, ...]) -> float:
     return float(min(runs.loss[runs.used].max(), max(best) + room))
 
 
-def _floor_and(top: float, runs: Losses) -> tuple[float, float]:
-    used = runs.loss[runs.used]
-    floor = float(used.min()) if used.size else top - 1
+def _floor_and(top: float, runs: Losses, optima: tuple[Optimum, ...]) -> tuple[float, float]:
+    """The limits of the loss: room below the lowest run or optimum for the whole of its sign."""
+    lowest = [float(runs.loss[runs.used].min())] if runs.used.any() else [top - 1]
+    floor = min(*lowest, *(o.loss for o in optima if o.settled and o.loss is not None), top)
     span = max(top - floor, 1e-3 * abs(top))
-    return floor - 0.06 * span, top + 0.06 * span
+    return floor - 0.1 * span, top + 0.06 * span
+
+
+def _rate_text(value: float) -> str:
+    return f"{value:g}" if 1e-4 <= value < 1e4 else f"${_scientific(value)}$"
 
 
 def _log_ticks(axes: Axes, which: Literal["x", "y"], text: Callable[[float], str], *, wide: bool = False) -> None:
-    """A logarithmic axis with as many round ticks as fit; `wide` labels need more room."""
+    """A logarithmic axis with 3 to 7 round ticks; `wide` labels need more room."""
     (axes.set_xscale if which == "x" else axes.set_yscale)("log")
     axis = axes.xaxis if which == "x" else axes.yaxis
-    low, high = axis.get_view_interval()
-    decades = math.log10(high / low)
-    steps: tuple[float, ...] = (1, 2, 5)
-    if decades < (0.4 if wide else 0.9):
-        steps = (1, 1.5, 2, 3, 4, 6, 8)
-    elif decades >= (1.6 if wide else 2.2):
-        steps = (1,)
-    axis.set_major_locator(LogLocator(subs=steps, numticks=20))
+    low, high = sorted(axis.get_view_interval())
+    ticks = round_ticks(low, high, most=5 if wide else 7)
+    (axes.set_xlim if which == "x" else axes.set_ylim)(low, high)
+    axis.set_major_locator(FixedLocator(ticks))
     axis.set_major_formatter(FuncFormatter(lambda value, _: text(float(f"{value:.6g}"))))
     axis.set_minor_locator(NullLocator())
     axis.set_minor_formatter(NullFormatter())
+
+
+def round_ticks(low: float, high: float, *, most: int) -> list[float]:
+    """At most `most` round numbers from low to high, at least 3 where they have digits enough.
+
+    >>> round_ticks(0.004, 0.11, most=7), round_ticks(0.01, 1e9, most=7)
+    ([0.005, 0.01, 0.02, 0.05, 0.1], [0.01, 1.0, 100.0, 10000.0, 1000000.0, 100000000.0])
+    >>> round_ticks(0.0181, 0.0232, most=7)
+    [0.019, 0.02, 0.021, 0.022, 0.023]
+    """
+    first, last = math.floor(math.log10(low)), math.floor(math.log10(high))
+    every = range(first, last + 1)
+    fine = [np.arange(1, 10, step).tolist() for step in (0.5, 0.2, 0.1, 0.05)]
+    within = [[1.0], [1.0, 2.0, 5.0], [1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0], *fine]
+    # Decades apart only where single ones are too many.
+    tries = [*((every, steps) for steps in within), *((every[::step], [1.0]) for step in range(2, len(every)))]
+    found = []
+    for exponents, steps in tries:
+        ticks = [float(f"{step * 10.0**exponent:.6g}") for exponent in exponents for step in steps]
+        found.append([tick for tick in ticks if low * (1 - 1e-9) <= tick <= high * (1 + 1e-9)])
+    fitting = [ticks for ticks in found if len(ticks) <= most]
+    return next((ticks for ticks in fitting if len(ticks) >= 3), max(fitting, key=len, default=[]))
 
 
 def _sequence(count: int) -> list[str]:

@@ -3,7 +3,7 @@ import pytest
 
 from sweeper.analysis import fit_question
 from sweeper.errors import FitError, SweeperError
-from sweeper.figures import plot_question, save_figure
+from sweeper.figures import plot_question, round_ticks, save_figure
 from sweeper.spec import Question
 
 TABLE = pd.DataFrame(
@@ -87,3 +87,34 @@ def test_a_table_without_anything_to_draw_says_so():
     question = Question(by=(), laws=("lr_opt ~ tokens",), curves=())
     with pytest.raises(FitError, match="no data for the figures"):
         plot_question(table, question, fit_question(table, question))
+
+
+def test_a_budget_at_the_edge_of_its_grid_is_hollow_and_runs_above_the_axis_are_counted():
+    falling = TABLE[TABLE.tokens == 4e9].iloc[:4].assign(tokens=8e9, flops=4.8e18, loss=[3.7, 3.4, 3.2, 3.1])
+    table = pd.concat([TABLE, falling], ignore_index=True)
+    question = Question(figures=("flops",))
+    drawn = plot_question(table, question, fit_question(table, question))
+    assert [text for text in texts(drawn["flops"]) if "C^" not in text] == [
+        "every run", "5 runs above the axis", "best run per budget", "best run per budget, at the edge of its grid"
+    ]  # fmt: skip
+
+
+def test_a_law_through_two_points_says_so():
+    table = TABLE[TABLE.tokens < 3e9]
+    drawn = plot_question(table, Question(figures=("law",)), fit_question(table, Question()))
+    assert [text[-10:] for text in texts(drawn["law"])] == ["(2 points)"] * 2
+
+
+def test_stars_and_outermost_runs_are_whole_and_losses_are_printed_in_full(figures):
+    axes = figures["lr"].axes[0]
+    low, high = axes.get_xlim()
+    assert (low < 0.96 * 0.005, high > 1.04 * 0.2) == (True, True)
+    assert axes.get_ylim()[0] < TABLE.loss.min()
+    assert not axes.yaxis.get_major_formatter().get_useOffset()
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0074, 0.0153), (0.01, 1e9), (0.019, 0.021), (1e18, 2e21), (0.9, 1.1)])
+def test_an_axis_has_at_least_three_round_ticks(low, high):
+    ticks = round_ticks(low, high, most=5)
+    assert 3 <= len(ticks) <= 5
+    assert all(low <= tick <= high for tick in ticks)
