@@ -52,6 +52,7 @@ Where = Annotated[str, typer.Option("--where", help="Rows to use: \"depth == 16 
 MethodName = Annotated[str, typer.Option("--method", help="Estimator of the optimum: linex, parabola or argmin.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
 
+EXIT_RUNS_FAILED = 3
 EXIT_OVER_BUDGET = 4
 EXIT_INTERRUPTED = 130
 
@@ -146,6 +147,7 @@ def launch(
     """
     from sweeper.launch import launch as launch_sweep
     from sweeper.sources import collect_sweep, open_sweep
+    from sweeper.status import FINISHED
     from sweeper.terminal.launch import Progress, print_launch
 
     if dry_run or budget is not None:
@@ -159,8 +161,8 @@ def launch(
     print_launch(result, collected, sweep.name, _same_cells(name, overrides, runs))
     if result.interrupted:
         raise typer.Exit(EXIT_INTERRUPTED)
-    if result.failures:
-        raise typer.Exit(3)
+    if result.failures or not set(result.states) <= FINISHED:
+        raise typer.Exit(EXIT_RUNS_FAILED)
 
 
 def _same_cells(name: str, overrides: list[str] | None, runs: Path) -> str:

@@ -17,7 +17,6 @@ from sweeper import scheduler
 from sweeper.errors import ConfigError, DataError, LaunchError
 from sweeper.plan import Plan, PlannedRun, make_plan, plan_json
 from sweeper.records import (
-    Attempt,
     Beat,
     JobFile,
     Owner,
@@ -29,7 +28,7 @@ from sweeper.records import (
     read_attempts,
     read_beat,
     read_evidence,
-    read_job,
+    read_json,
     write_job,
     write_json,
     write_spec,
@@ -200,9 +199,11 @@ class _Interrupts:
         self.count = 0
 
     def __enter__(self) -> "_Interrupts":
-        # Outside the main thread Python installs no handlers: there the caller's own rule.
-        self.main = threading.current_thread() is threading.main_thread()
-        self.before = {number: signal.signal(number, self._note) for number in self.SIGNALS} if self.main else {}
+        # Outside the main thread Python installs no handlers: there the caller's own rule. A signal that is ignored
+        # (nohup, a job in the background of a script) stays ignored.
+        main = threading.current_thread() is threading.main_thread()
+        taken = [n for n in self.SIGNALS if main and signal.getsignal(n) not in (signal.SIG_IGN, None)]
+        self.before = {number: signal.signal(number, self._note) for number in taken}
         return self
 
     def _note(self, _number: int, _frame: Any) -> None:
@@ -225,8 +226,8 @@ class _Active:
     owner: Owner
     runs: tuple[str, ...]
     processes: int
-    slot: scheduler.Slot | None
-    """None for a job of an earlier launcher that found no slot free any more."""
+    slots: tuple[scheduler.Slot, ...]
+    """What it keeps others from; nothing for a job of an earlier launcher that found no slot free any more."""
     broken_since: float | None = None
     """When some of its processes were first seen missing, by the monotonic clock."""
 
@@ -259,37 +260,57 @@ class _Following:
         cluster, execution = self.sweep.cluster, self.sweep.execution
         self.free = list(reversed(scheduler.slots(cluster, execution, memory_gib)))
         for job, (file, owner) in live_jobs(self.folder).items():
-            self._adopt(job, owner, file)
+            self._adopt(job, owner, file.runs, file.processes, file.gpus)
         for run_id, run in self.planned.items():
             if run.state == "running":
                 self._adopt_holder(run_id)
+        held = {run_id for active in self.active.values() for run_id in active.runs}
+        # What was running when the plan was made and is held by nobody now died in between.
+        self.waiting.extend(
+            self.specs[r] for r, run in self.planned.items() if run.state == "running" and r not in held
+        )
 
-    def _adopt(self, job: str, owner: Owner, file: JobFile) -> None:
-        """Wait for a job that an earlier launcher started; it keeps its GPUs, or takes a slot like our own."""
-        if not any(run_id in self.specs for run_id in file.runs):
+    def _adopt(
+        self, job: str, owner: Owner, runs: tuple[str, ...], processes: int, gpus: scheduler.Slot | None
+    ) -> None:
+        """Wait for a job that an earlier launcher started; on this machine it keeps its GPUs, or a core."""
+        if not any(run_id in self.specs for run_id in runs):
             return
-        slot = None
-        if file.gpus is not None and file.gpus in self.free:
-            slot = file.gpus
+        taken: tuple[scheduler.Slot, ...] = ()
+        if owner.here and gpus:
+            taken = tuple(slot for slot in self.free if set(slot) & set(gpus))
+        elif owner.here and gpus is not None:
+            taken = tuple(self.free[-1:])
+        for slot in taken:
             self.free.remove(slot)
-        self.active[job] = _Active(owner=owner, runs=file.runs, processes=file.processes, slot=slot)
+        self.active[job] = _Active(owner=owner, runs=runs, processes=processes, slots=taken)
 
     def _adopt_holder(self, run_id: str) -> None:
-        """Wait for the living process that holds a run, whichever job it belongs to."""
+        """Wait for the living process that holds a run, whichever job it belongs to, or whichever machine."""
         attempts = read_attempts(self.folder, run_id)
-        if attempts and attempts[-1].job not in self.active:
-            self._adopt(attempts[-1].job, attempts[-1].owner, read_job(self.folder.jobs / attempts[-1].job))
+        if not attempts or attempts[-1].job in self.active:
+            return
+        job = attempts[-1].job
+        file = read_json(self.folder.jobs / job / "job.json", JobFile)
+        self._adopt(job, attempts[-1].owner, (run_id,), processes=1, gpus=file.gpus if file else None)
 
     def step(self) -> bool:
         """Take up what ended, start what fits; False when nothing is left to wait for."""
         for job, active in tuple(self.active.items()):
-            if is_lost(self.folder, active.owner, job):
+            if is_lost(self.folder, active.owner, job) or self._ended_elsewhere(active):
                 self._take_up(job)
             elif active.processes > 1 and active.owner.here:
                 self._end_if_broken(active)
         while self.waiting and self.free:
             self._start(self.waiting.popleft(), self.free.pop())
         return bool(self.active or self.waiting)
+
+    def _ended_elsewhere(self, active: _Active) -> bool:
+        """Whether another machine's job left a record or an end: its process cannot be asked."""
+        if active.owner.here:
+            return False
+        found = read_evidence(self.folder, active.runs, in_jobs=())
+        return all(seen.record or (seen.attempts and seen.attempts[-1].end) for seen in found.values())
 
     def _end_if_broken(self, active: _Active) -> None:
         """Kill what waits for a process that died: the controller of a job waits for all of them."""
@@ -315,7 +336,7 @@ class _Following:
         path = write_job(self.folder, job).resolve()
         owner = scheduler.submit(path, self.sweep.cluster, _environment(self.folder, job))
         # Known here first: should the note below fail, `stop` still ends the process.
-        self.active[name] = _Active(owner=owner, runs=job.runs, processes=job.processes, slot=slot)
+        self.active[name] = _Active(owner=owner, runs=job.runs, processes=job.processes, slots=(slot,))
         self.started.add(spec.run_id)
         write_submitted(path, owner)
 
@@ -323,25 +344,26 @@ class _Following:
         """What became of the runs of a job that ended."""
         active = self.active.pop(job)
         close_job(self.folder.jobs / job)
-        if active.slot is not None:
-            self.free.append(active.slot)
+        self.free.extend(active.slots)
         in_jobs = {run_id for other in self.active.values() for run_id in other.runs}
         for run_id, seen in read_evidence(self.folder, active.runs, in_jobs).items():
             state = state_of(seen)
             if state in FINISHED:
                 self.ended[run_id] = state
-            elif state == "failed":
+            elif state == "failed" and seen.attempts[-1].job == job:
                 self.ended[run_id] = state
                 self.failures.append(self._failure(run_id, job))
             elif state == "running":
                 self._adopt_holder(run_id)
             elif run_id in self.specs:
-                asked = bool(seen.attempts) and seen.attempts[-1].job == job and _was_asked(seen.attempts[-1])
-                self._again(run_id, job, asked=asked)
+                last = seen.attempts[-1] if seen.attempts else None
+                asked = last is not None and last.job == job and last.end is not None and last.end.state == "stopped"
+                advanced = any((self.folder.run(run_id) / "checkpoint").glob("*"))
+                self._again(run_id, job, counts=not (asked and advanced))
 
-    def _again(self, run_id: str, job: str, *, asked: bool) -> None:
+    def _again(self, run_id: str, job: str, *, counts: bool) -> None:
         """A run whose worker ended without a result waits for another, unless workers die of it too often."""
-        self.lost[run_id] += not asked
+        self.lost[run_id] += counts
         if self.lost[run_id] < self.sweep.cluster.attempts:
             self.waiting.appendleft(self.specs[run_id])
         else:
@@ -383,11 +405,6 @@ class _Following:
             time.sleep(POLL_S / 4)
         for owner in ours:
             scheduler.kill(owner)
-
-
-def _was_asked(attempt: Attempt) -> bool:
-    """Whether an attempt ended because somebody asked it to."""
-    return attempt.end is not None and attempt.end.state == "stopped"
 
 
 def _environment(folder: SweepFolder, job: JobFile) -> dict[str, str]:

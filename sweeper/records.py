@@ -444,14 +444,17 @@ def launcher_lock(folder: SweepFolder) -> Iterator[Callable[[], None]]:
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            locked = True
         except BlockingIOError:
             raise _held_by_another(path) from None
         except OSError:  # a filesystem without locks: the owner below must do
-            pass
+            locked = False
         renewed = time.time() - path.stat().st_mtime
         other = _lock_owner(path)
-        if other is not None and not other.here and not other.rebooted and renewed < LOCK_STALE_S:
-            raise _held_by_another(path)
+        if other is not None and not other.rebooted:
+            alive = not locked and other.alive if other.here else renewed < LOCK_STALE_S
+            if alive:
+                raise _held_by_another(path)
         try:
             file.truncate(0)
             file.write(json.dumps(plain(owner_of(os.getpid()))))

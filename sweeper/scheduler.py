@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -48,7 +48,7 @@ def slots(cluster: Cluster, execution: Execution, memory_gib: float = 0.0) -> tu
     if cluster.parallel:
         return ((),) * cluster.parallel
     by_cores = cores() // (cluster.processes * execution.threads)
-    by_memory = psutil.virtual_memory().available / GIB // (cluster.processes * (memory_gib + PROCESS_GIB))
+    by_memory = free_memory() / GIB // (cluster.processes * (memory_gib + PROCESS_GIB))
     return ((),) * max(1, min(by_cores, int(by_memory)))
 
 
@@ -62,6 +62,17 @@ def cores() -> int:
         return allowed
 
 
+def free_memory() -> int:
+    """Bytes that this process may still use: of the machine, and of its container (cgroup v2)."""
+    free = psutil.virtual_memory().available
+    try:
+        group = Path("/sys/fs/cgroup")
+        limit, used = ((group / f"memory.{name}").read_text().strip() for name in ("max", "current"))
+        return free if limit == "max" else min(free, max(0, int(limit) - int(used)))
+    except (OSError, ValueError):
+        return free
+
+
 def visible_gpus() -> Slot:
     """The GPUs that this process may use, without asking torch; CUDA stops at the first it cannot read."""
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -73,9 +84,13 @@ def visible_gpus() -> Slot:
             names.append(name)
         return tuple(names)
     try:
-        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20)
-    except (OSError, subprocess.TimeoutExpired):
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60)
+    except OSError:
         return ()
+    except subprocess.TimeoutExpired as error:
+        raise LaunchError(
+            "nvidia-smi does not answer, so the GPUs here are unknown; set CUDA_VISIBLE_DEVICES or execution.device=cpu"
+        ) from error
     return tuple(str(i) for i in range(sum(line.startswith("GPU ") for line in listed.stdout.splitlines())))
 
 
@@ -109,19 +124,19 @@ def is_broken(owner: Owner, processes: int) -> bool:
 def terminate(owner: Owner) -> None:
     """Ask a job to stop: its workers write a checkpoint at the next step and end."""
     if owner.alive:
-        os.kill(owner.pid, signal.SIGTERM)
+        with suppress(ProcessLookupError):
+            os.kill(owner.pid, signal.SIGTERM)
 
 
 def kill(owner: Owner) -> None:
     """End a job and all its processes at once."""
     if not owner.alive:
         return
-    try:
+    with suppress(psutil.Error):
         controller = psutil.Process(owner.pid)
         for process in [*controller.children(recursive=True), controller]:
-            process.kill()
-    except psutil.Error:
-        return
+            with suppress(psutil.Error):  # one that ends meanwhile must not save the others
+                process.kill()
 
 
 def log_tail(job: Path, lines: int = 5) -> str:
@@ -132,13 +147,16 @@ def log_tail(job: Path, lines: int = 5) -> str:
 
 @contextmanager
 def _child_environment(extra: Mapping[str, str]) -> Iterator[None]:
-    before = dict(os.environ)
+    before = {name: os.environ.get(name) for name in extra}
     os.environ.update(extra)
     try:
         yield
     finally:
-        os.environ.clear()
-        os.environ.update(before)
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 @contextmanager

@@ -70,7 +70,12 @@ class Place:
 
 
 def _take_place() -> Place:
-    """Read rank and world size from submitit's environment and pass them on to `model.distributed`."""
+    """Read rank and world size from submitit's environment and pass them on to `model.distributed`.
+
+    What the launcher itself may have inherited from another group of processes is none of ours.
+    """
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        os.environ.pop(name, None)
     rank = int(os.environ.get("SUBMITIT_LOCAL_GLOBALID", "0"))
     world_size = int(os.environ.get("SUBMITIT_LOCAL_NTASKS", "1"))
     if world_size > 1:

@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 from types import TracebackType
 
+from rich.console import Console
 from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
@@ -37,6 +38,8 @@ class Progress:
     """A bar over the tokens of a sweep, with speed and time left."""
 
     def __init__(self, name: str) -> None:
+        # On stderr: a reader of stdout that leaves (`| head`) ends no training.
+        self.console = Console(stderr=True, highlight=False)
         self.bar = Bar(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -45,7 +48,7 @@ class Progress:
             TextColumn("{task.fields[speed]}"),
             TimeElapsedColumn(),
             TextColumn("{task.fields[left]}"),
-            console=console,
+            console=self.console,
             refresh_per_second=4,
         )
         self.task = self.bar.add_task(name, total=None, runs="", speed="", left="")
@@ -61,7 +64,7 @@ class Progress:
 
     def note(self, text: str) -> None:
         """Print a sentence above the bar."""
-        self.bar.console.print(text, style="yellow", soft_wrap=True)
+        self.console.print(text, style="yellow", soft_wrap=True)
 
     def show(self, standing: Standing) -> None:
         """Draw the standing; without a terminal, print a line every half minute."""
@@ -80,9 +83,9 @@ class Progress:
             speed=speed if standing.finished < standing.runs else "",
             left=remaining if standing.finished < standing.runs else "",
         )
-        if not console.is_terminal and now - self.last_line > 30:
+        if not self.console.is_terminal and now - self.last_line > 30:
             self.last_line = now
-            console.print(f"{runs}, {speed}{', ' + remaining if remaining else ''}")
+            self.console.print(f"{runs}, {speed}{', ' + remaining if remaining else ''}")
 
 
 def _time_left(standing: Standing, began: float, tokens_before: int, now: float) -> float | None:

@@ -15,8 +15,21 @@ import psutil
 import pytest
 from builders import CHAIN, run_spec, tiny_sweep
 
+from model.config import Execution
+from sweeper import launch as launching
 from sweeper.launch import launch, plan_sweep
-from sweeper.records import SweepFolder, launcher_lock, read_attempts, read_evidence, read_records
+from sweeper.records import (
+    JobFile,
+    SweepFolder,
+    launcher_lock,
+    owner_of,
+    read_attempts,
+    read_evidence,
+    read_records,
+    write_job,
+    write_spec,
+    write_submitted,
+)
 from sweeper.status import states
 
 CHILD = Path(__file__).parent / "launch_child.py"
@@ -75,6 +88,41 @@ def test_a_run_that_fails_is_reported_and_the_others_go_on(tmp_path):
     assert "Traceback" in attempt.end.detail
     again = quietly(tiny_sweep(), [bad, good], folder)
     assert (again.started, again.found, len(read_attempts(folder, bad.run_id))) == (1, 1, 2)
+
+
+def test_ranks_that_the_launcher_inherited_are_not_its_workers(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    assert dict(quietly(tiny_sweep(), [run_spec()], SweepFolder(tmp_path, "tiny")).states) == {"done": 1}
+
+
+def test_a_run_whose_orphan_dies_while_the_launch_begins_is_run(tmp_path, monkeypatch):
+    folder, spec = SweepFolder(tmp_path, "tiny"), run_spec()
+    orphan = subprocess.Popen(["sleep", "60"])
+    job = JobFile(job="j", runs=(spec.run_id,), code="", processes=1, heartbeat_s=1.0, execution=Execution())
+    write_spec(folder, spec)
+    write_submitted(write_job(folder, job), owner_of(orphan.pid))
+    freeze = launching._freeze
+
+    def dying_meanwhile(*arguments):
+        orphan.kill()
+        orphan.wait()
+        return freeze(*arguments)
+
+    monkeypatch.setattr(launching, "_freeze", dying_meanwhile)
+    assert dict(quietly(tiny_sweep(), [spec], folder).states) == {"done": 1}
+
+
+def test_a_signal_that_is_ignored_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
+    try:
+        with launching._Interrupts() as interrupts:
+            os.kill(os.getpid(), signal.SIGHUP)
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert interrupts.count == 1
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.slow

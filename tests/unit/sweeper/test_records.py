@@ -255,6 +255,17 @@ def test_the_launcher_lock_admits_one_living_launcher(folder):
         pass
 
 
+def test_without_locks_of_the_filesystem_the_owner_holds(folder, monkeypatch):
+    def unsupported(*_):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(records.fcntl, "flock", unsupported)
+    with launcher_lock(folder), pytest.raises(LaunchError, match="another launch"), launcher_lock(folder):
+        pass
+    with launcher_lock(folder):
+        pass
+
+
 def test_a_launcher_of_another_machine_holds_the_lock_while_it_renews_it(folder):
     path = folder.path / "launcher.lock"
     write_json(path, elsewhere())

@@ -2,12 +2,13 @@ import os
 import subprocess
 import sys
 
+import psutil
 import pytest
 
 from model.config import Execution
 from sweeper import scheduler
 from sweeper.errors import ConfigError
-from sweeper.records import owner_of
+from sweeper.records import owner_of, started_at
 from sweeper.scheduler import cores, is_broken, kill, slots, visible_gpus
 from sweeper.spec import Cluster
 
@@ -80,3 +81,34 @@ def test_a_job_that_lost_a_process_is_broken_and_killed_whole():
     assert not owner.alive
     assert not is_broken(owner, processes=2)
     kill(owner)
+
+
+def test_a_process_that_ends_meanwhile_does_not_save_the_others(monkeypatch):
+    script = (
+        "import subprocess, time\n"
+        "children = [subprocess.Popen(['sleep', '60']) for _ in range(2)]; print(flush=True); time.sleep(60)"
+    )
+    job = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+    job.stdout.readline()
+    first, second = psutil.Process(job.pid).children()
+    once = psutil.Process.kill
+
+    def gone(process):
+        if process.pid == first.pid:
+            raise psutil.NoSuchProcess(process.pid)
+        once(process)
+
+    monkeypatch.setattr(psutil.Process, "kill", gone)
+    kill(owner_of(job.pid))
+    job.wait(timeout=10)
+    assert started_at(second.pid) is None
+    once(first)
+
+
+def test_the_environment_is_as_before_after_a_child_started(monkeypatch):
+    monkeypatch.setenv("OURS", "before")
+    monkeypatch.delenv("THEIRS", raising=False)
+    with scheduler._child_environment({"OURS": "within", "THEIRS": "within"}):
+        assert (os.environ["OURS"], os.environ["THEIRS"]) == ("within", "within")
+    assert os.environ["OURS"] == "before"
+    assert "THEIRS" not in os.environ
