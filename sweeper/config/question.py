@@ -40,10 +40,10 @@ def read_question(source: Source, arms: Sequence[Arm], names: Collection[str]) -
             place = source.place(f"question.figures[{i}]")
             raise ConfigError(f"{place}: no figure {name!r}; {did_you_mean(name, FIGURE_NAMES)}")
     # A curve that only arms tell apart goes by the arm's name.
-    if question.baseline and len(names) > 1 and set(question.per) <= {"arm"}:
+    if question.baseline and set(question.per) <= {"arm"}:
         if question.baseline not in names:
-            place = source.place("question.baseline")
-            raise ConfigError(f"{place}: no arm {question.baseline!r}; {did_you_mean(question.baseline, names)}")
+            hint = did_you_mean(question.baseline, names) if names else "the sweep has no arms; leave the baseline out"
+            raise ConfigError(f"{source.place('question.baseline')}: no arm {question.baseline!r}; {hint}")
         if question.baseline not in [arm.name for arm in arms]:
             return replace(question, baseline="")
     return question

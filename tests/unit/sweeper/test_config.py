@@ -459,6 +459,11 @@ class TestErrors:
         name = written(f"arms: {{plain: [], muon: [optimizer=muon]}}\nquestion: {{{question}}}\n")
         assert sentence(name) == f"sweeps/mine.yaml:14: {expected}"
 
+    def test_a_baseline_needs_arms(self):
+        assert sentence(written("question: {baseline: a}\n")) == (
+            "sweeps/mine.yaml:13: question.baseline: no arm 'a'; the sweep has no arms; leave the baseline out"
+        )
+
     def test_a_question_may_be_about_whatever_the_grid_varies(self):
         text = "axes: {momentum: [0.9, 0.95]}\nquestion: {by: [momentum], laws: [lr_peak ~ momentum]}\n"
         assert loaded(text).question.by == loaded(text, "momentum=0.9").question.by == ("momentum",)
