@@ -186,6 +186,7 @@ def plot_law(
         axes.set_ylabel(f"optimal {_label(laws[0].y)}")
         axes.set_xscale("log")
         axes.set_yscale("log")
+        axes.margins(y=0.1)  # room for the arrow of an optimum beyond its grid
         axes.set_xlim(reach[0], reach[-1])
         _log_ticks(axes, "x", amount)
         _log_ticks(axes, "y", _rate_text)
@@ -243,7 +244,7 @@ def plot_flops(
                 axes.plot(C, L, marker, color=colour, mec="white", mew=0.5, ms=6, zorder=3, label=name)
             C, L = part.x[~part.settled], part.y[~part.settled]
             if C.size:
-                name = f"{name}, at the edge of its grid"
+                name = ", ".join(word for word in (_words(part.per), "at the edge of its grid") if word)
                 axes.plot(C, L, marker, color=colour, mfc="white", mec=colour, ms=6, zorder=3, label=name)
             for curve in (curve for curve in curves if curve.per == part.per):
                 floor = f"{curve.E:.2f} + " if curve.E > 0 else ""
@@ -356,8 +357,9 @@ def _optima_points(axes: Axes, optima: tuple[Optimum, ...], x: str, colour: str,
             axes.plot([at, at], [low, high], color=colour, lw=1.1, zorder=3)
             axes.plot(at, lr, marker, color=colour, mec="white", mew=0.5, ms=6, zorder=4)
         elif optimum.status.startswith("edge"):
-            tip = lr * (0.88 if optimum.status == "edge_low" else 1.14)
-            axes.annotate("", (at, tip), (at, lr), arrowprops={"arrowstyle": "->", "color": colour, "lw": 1.1})
+            arrow = {"arrowstyle": "<-", "color": colour, "lw": 1.1}
+            away = -16 if optimum.status == "edge_low" else 16
+            axes.annotate("", (at, lr), (0, away), textcoords="offset points", arrowprops=arrow)
             axes.plot(at, lr, marker, mfc="white", mec=colour, ms=6, zorder=4)
 
 

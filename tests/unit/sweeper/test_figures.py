@@ -95,7 +95,7 @@ def test_a_budget_at_the_edge_of_its_grid_is_hollow_and_runs_above_the_axis_are_
     question = Question(figures=("flops",))
     drawn = plot_question(table, question, fit_question(table, question))
     assert [text for text in texts(drawn["flops"]) if "C^" not in text] == [
-        "every run", "5 runs above the axis", "best run per budget", "best run per budget, at the edge of its grid"
+        "every run", "5 runs above the axis", "best run per budget", "at the edge of its grid"
     ]  # fmt: skip
 
 
