@@ -35,7 +35,7 @@ class Gpu:
     name: str = "cpu-core"
     memory_gib: float = 4.0
     peak_flops: float = 6.4e10
-    mfu: float = 0.16
+    mfu: float = 0.22
 
     def __post_init__(self) -> None:
         positive("the gpu's", memory_gib=self.memory_gib, peak_flops=self.peak_flops, mfu=self.mfu)

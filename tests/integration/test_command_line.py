@@ -99,7 +99,7 @@ def test_planning_writes_nothing(tmp_path):
         (["plan", "quickstrat"], "quickstart"),
         (["plan", "quickstart", "model.widht=64"], "width"),
         (["plan", "quickstart", "model.width=-64"], "-64"),
-        (["plan", "quickstart", "model.head_size=48"], "head_size 48"),
+        (["plan", "quickstart", "model.head_size=40"], "head_size 40"),
         (["plan", "quickstart", "axes.lr=[]"], "lr"),
         (["plan", "quickstart", "data=text", "data.path=/no/such/file.txt"], "/no/such/file.txt"),
     ],
