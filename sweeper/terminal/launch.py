@@ -50,14 +50,14 @@ class Progress:
             TextColumn("{task.fields[left]}"),
             console=self.console,
             refresh_per_second=4,
+            disable=not self.console.is_terminal,
         )
         self.task = self.bar.add_task(name, total=None, runs="", speed="", left="")
         self.began: tuple[float, int] | None = None
         self.last_line = 0.0
 
     def __enter__(self) -> "Progress":
-        self.bar.start()
-        return self
+        return self  # the bar appears with the first standing: what is refused before leaves one sentence alone
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.bar.stop()
@@ -70,6 +70,7 @@ class Progress:
         """Draw the standing; without a terminal, print a line every half minute."""
         now = time.monotonic()
         if self.began is None:
+            self.bar.start()
             self.began = (now, standing.tokens_done)
         left = _time_left(standing, *self.began, now)
         runs = f"{standing.finished}/{standing.runs} runs"
@@ -83,7 +84,7 @@ class Progress:
             speed=speed if standing.finished < standing.runs else "",
             left=remaining if standing.finished < standing.runs else "",
         )
-        if not self.console.is_terminal and now - self.last_line > 30:
+        if not self.console.is_terminal and standing.finished < standing.runs and now - self.last_line > 30:
             self.last_line = now
             self.console.print(f"{runs}, {speed}{', ' + remaining if remaining else ''}")
 
