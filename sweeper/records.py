@@ -394,10 +394,16 @@ def close_job(path: Path) -> None:
 
 
 def live_jobs(folder: SweepFolder) -> dict[str, tuple[JobFile, Owner]]:
-    """Jobs of this machine whose process still lives, by id."""
+    """Jobs of this machine whose process still lives, by id; a note that cannot be read is of none.
+
+    Nothing is trained twice for it: the attempt that such a job holds has an owner of its own.
+    """
     found = {}
     for name in _names(folder.jobs):
-        owner = read_json(folder.jobs / name / "submitted.json", Owner)
+        try:
+            owner = read_json(folder.jobs / name / "submitted.json", Owner)
+        except SweeperError:
+            continue
         if owner is not None and owner.here and owner.alive:
             found[name] = (read_job(folder.jobs / name), owner)
     return found

@@ -200,6 +200,12 @@ def test_jobs_without_a_living_process_are_not_live(folder):
     assert live_jobs(folder) == {}
 
 
+def test_a_note_of_a_job_that_cannot_be_read_stops_nothing(folder):
+    path = write_job(folder, _job())
+    (path / "submitted.json").write_text('{"host": "of another version"}')
+    assert live_jobs(folder) == {}
+
+
 def test_a_run_whose_job_lives_counts_as_running_before_it_is_claimed(folder):
     write_submitted(write_job(folder, _job(runs=("r",))), living_owner())
     write_text(folder.run("r") / "spec.json", "{}")
