@@ -16,6 +16,7 @@ from sweeper.errors import DataError, DiskError, SweeperError
 
 if TYPE_CHECKING:
     from sweeper.fits.optimum import Method
+    from sweeper.sources import Asked
 
 app = typer.Typer(
     name="sweeper",
@@ -205,6 +206,32 @@ def _method(name: str) -> "Method":
     return method
 
 
+def _asked(
+    *,
+    lr: str,
+    map_: list[str] | None,
+    by: str,
+    per: str,
+    where: str,
+    law: list[str] | None = None,
+    curve: list[str] | None = None,
+    baseline: str = "",
+) -> "Asked":
+    """The options about columns and fits as the library takes them."""
+    from sweeper.sources import Asked
+
+    return Asked(
+        lr=lr,
+        mapping=tuple(map_ or ()),
+        by=_names(by),
+        per=_names(per),
+        laws=tuple(law or ()),
+        curves=tuple(curve or ()),
+        baseline=baseline,
+        where=where,
+    )
+
+
 @app.command()
 def fit(
     source: Source,
@@ -231,16 +258,7 @@ def fit(
     from sweeper.sources import Asked, open_source
     from sweeper.typed import plain
 
-    asked = Asked(
-        lr=lr,
-        mapping=tuple(map_ or ()),
-        by=_names(by),
-        per=_names(per),
-        laws=tuple(law or ()),
-        curves=tuple(curve or ()),
-        baseline=baseline,
-        where=where,
-    )
+    asked = _asked(lr=lr, map_=map_, by=by, per=per, where=where, law=law, curve=curve, baseline=baseline)
     found = open_source(source, overrides or [], runs, asked)
     report = fit_question(
         found.table, found.question, method=_method(method), lr=lr, loss=loss, title=Path(found.title).name
@@ -304,17 +322,10 @@ def predict(
     Example: sweeper predict quickstart --tokens 4e6 --depth 4
     """
     from sweeper.analysis import predict_question
-    from sweeper.sources import Asked, open_source
+    from sweeper.sources import open_source
     from sweeper.typed import plain
 
-    asked = Asked(
-        lr=lr,
-        mapping=tuple(map_ or ()),
-        by=_names(by),
-        per=_names(per),
-        laws=tuple(law or ()),
-        where=where,
-    )
+    asked = _asked(lr=lr, map_=map_, by=by, per=per, where=where, law=law)
     found = open_source(source, overrides or [], runs, asked)
     given = {"tokens": tokens, "depth": depth, "width": width, "batch_tokens": batch_tokens, "params": params}
     target = {name: float(value) for name, value in given.items() if value is not None} | _targets(at or [])
@@ -360,20 +371,12 @@ def plot(
     """
     from sweeper.analysis import fit_question
     from sweeper.figures import FIGURES, plot_question, save_figure
-    from sweeper.sources import Asked, open_source
+    from sweeper.sources import open_source
     from sweeper.spec import Reference
     from sweeper.terminal.fit import print_figures
     from sweeper.typed import convert, did_you_mean
 
-    asked = Asked(
-        lr=lr,
-        mapping=tuple(map_ or ()),
-        by=_names(by),
-        per=_names(per),
-        laws=tuple(law or ()),
-        curves=tuple(curve or ()),
-        where=where,
-    )
+    asked = _asked(lr=lr, map_=map_, by=by, per=per, where=where, law=law, curve=curve)
     found = open_source(source, overrides or [], runs, asked)
     question = replace(found.question, figures=_names(figure)) if figure else found.question
     for name in question.figures:
