@@ -6,13 +6,13 @@ import shlex
 from pathlib import Path
 
 import pytest
+from builders import run_record
 
 from model.shape import model_shape
 from sweeper.analysis import fit_question
 from sweeper.config import load_sweep
 from sweeper.figures import plot_question
 from sweeper.grid import expand
-from sweeper.records import RunRecord
 from sweeper.table import results
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
@@ -51,28 +51,12 @@ def plausible(spec):
     """The record of a run whose loss has a valley in the learning rate and falls with compute."""
     shape = model_shape(spec.train.model)
     best = (4.0 if spec.arm == "muonh" else 0.4) * shape.params**-0.3
-    return RunRecord(
-        run_id=spec.run_id,
-        state="done",
-        arm=spec.arm,
+    return run_record(
+        spec,
         loss=1.5 + 20 * shape.flops_per_token**-0.2 + 0.1 * math.log(spec.lr_peak / best) ** 2,
-        train_loss=2.5,
-        lr=spec.lr,
-        lr_peak=spec.lr_peak,
-        tokens=spec.train.tokens,
-        steps=spec.train.steps,
         params=shape.params,
         params_total=shape.params_total,
         flops=shape.flops_per_token * spec.train.tokens,
-        batch_tokens=spec.train.batch_tokens,
-        seed=spec.train.seed.data,
-        wall_time_s=1.0,
-        tokens_per_s=1e4,
-        attempts=1,
-        world_size=1,
-        device="cpu",
-        fingerprint="f",
-        axes=dict(spec.axes),
     )
 
 

@@ -1,4 +1,3 @@
-import dataclasses
 import gzip
 import json
 from decimal import Decimal
@@ -6,6 +5,7 @@ from decimal import Decimal
 import numpy as np
 import pandas as pd
 import pytest
+from builders import run_record
 
 from model.config import (
     DataConfig,
@@ -19,7 +19,6 @@ from model.config import (
 )
 from sweeper.errors import ConfigError, DiskError, TableError
 from sweeper.laws.transfer import Transfer
-from sweeper.records import RunRecord
 from sweeper.spec import RunSpec
 from sweeper.table import (
     COLUMNS,
@@ -51,30 +50,7 @@ def make_spec(run_id, *, arm="base", lr=0.01, **axes):
 
 
 def make_record(spec, **changes):
-    record = RunRecord(
-        run_id=spec.run_id,
-        state="done",
-        arm=spec.arm,
-        loss=2.5,
-        train_loss=2.6,
-        lr=spec.lr,
-        lr_peak=spec.lr_peak,
-        tokens=8192,
-        steps=2,
-        params=100,
-        params_total=110,
-        flops=1e6,
-        batch_tokens=4096,
-        seed=1,
-        wall_time_s=1.5,
-        tokens_per_s=5000.0,
-        attempts=1,
-        world_size=1,
-        device="cpu",
-        fingerprint="f",
-        axes=spec.axes,
-    )
-    return dataclasses.replace(record, **changes)
+    return run_record(spec, params=100, wall_time_s=1.5, **changes)
 
 
 def test_results_hold_one_row_per_recorded_cell_with_every_documented_column_and_axis():
