@@ -278,6 +278,21 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointConfig:
+    """When checkpoints are written, and what stays of them when a run is finished."""
+
+    every_s: float = 300.0
+    """Between two checkpoints."""
+    keep_final: bool = False
+    """Whether the last weights (without the optimiser's state) stay beside the record."""
+    background: bool = True
+    """Whether training goes on while a checkpoint travels to the disk; the last one is always waited for."""
+
+    def __post_init__(self) -> None:
+        positive("execution.checkpoint", every_s=self.every_s)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Execution:
     """How a run is carried out; nothing here changes its losses beyond the tolerances of its precision."""
 
@@ -286,12 +301,22 @@ class Execution:
     """CPU threads of each process."""
     micro_batch: int = 0
     """Sequences per forward pass and process; 0 takes the whole share of the batch."""
-    checkpoint_every_s: float = 300.0
+    layout: Literal["ddp", "fsdp", "hsdp"] = "ddp"
+    """What several processes of a run hold: whole copies; shards of everything; or shards within each node and copies
+    across nodes."""
+    shard_processes: int = 0
+    """Processes that share one copy of the model (hsdp only); 0 takes those of a node."""
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     log_every: int = 10
     """Steps between lines of metrics.jsonl."""
 
     def __post_init__(self) -> None:
-        positive(
-            "execution", threads=self.threads, checkpoint_every_s=self.checkpoint_every_s, log_every=self.log_every
+        positive("execution", threads=self.threads, log_every=self.log_every)
+        check(
+            self.shard_processes >= 0, f"shard_processes must be 0 (a node's) or positive, got {self.shard_processes}"
+        )
+        check(
+            self.shard_processes == 0 or self.layout == "hsdp",
+            f"shard_processes {self.shard_processes} needs execution.layout=hsdp, not {self.layout}",
         )
         check(self.micro_batch >= 0, f"micro_batch must be 0 (whole) or positive, got {self.micro_batch}")

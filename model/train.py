@@ -204,7 +204,7 @@ def _train(member: Member, execution: Execution, observer: Observer, should_stop
         pending.append(_step(run, step))
         if step + 1 < look_at and not _validates(config, step + 1):
             continue
-        look = _look(pending, run.world, should_stop, looked=looked, save_at=saved + execution.checkpoint_every_s)
+        look = _look(pending, run.world, should_stop, looked=looked, save_at=saved + execution.checkpoint.every_s)
         look_at = step + 1 + _steps_to_next_look(look.step_s, LOOK_STEPS[run.world.device.type])
         now = time.monotonic()
         speed = _smoothed(speed, config.batch_tokens * len(pending) / max(now - looked, 1e-9))

@@ -17,6 +17,7 @@ import pytest
 
 import model.train
 from model.config import (
+    CheckpointConfig,
     DataConfig,
     EvaluationConfig,
     Execution,
@@ -202,7 +203,7 @@ def test_slow_steps_are_looked_at_every_two_seconds(tmp_path, monkeypatch, step_
     monkeypatch.setattr(model.train, "_step", slow_step)
     monkeypatch.setattr(model.train.time, "monotonic", lambda: now[0])
     monkeypatch.setitem(model.train.LOOK_STEPS, "cpu", 16)
-    execution = Execution(device="cpu", checkpoint_every_s=1e9)
+    execution = Execution(device="cpu", checkpoint=CheckpointConfig(every_s=1e9))
     train([Member(config=small(steps=20), checkpoints=tmp_path)], execution, recorder, recorder.should_stop)
     assert recorder.beats[1:-2] == looks  # after the start, and before the two batches of the validation
     assert recorder.asked == len(looks)
@@ -249,7 +250,9 @@ def test_every_optimiser_resumes_exactly(tmp_path, optimizer):
 def test_a_run_killed_in_the_middle_gives_the_same_losses(tmp_path):
     config = small(steps=150)
     whole, rows = run(tmp_path / "whole", config)
-    process = start(tmp_path / "child", [(tmp_path / "run", config, {"checkpoint_every_s": 0.02}, NEVER)])
+    process = start(
+        tmp_path / "child", [(tmp_path / "run", config, {"checkpoint": CheckpointConfig(every_s=0.02)}, NEVER)]
+    )
     try:
         wait_until(lambda: len(results(tmp_path / "child")[1][0]) >= 50 and any((tmp_path / "run").glob("*.pt")))
     finally:
@@ -283,7 +286,7 @@ def test_checkpoints_are_written_by_the_clock(tmp_path, monkeypatch):
     monkeypatch.setattr(
         model.train, "write_checkpoint", lambda *a, step, **k: (written.append(step), save(*a, step=step, **k))
     )
-    run(tmp_path, small(steps=20), checkpoint_every_s=25.0)
+    run(tmp_path, small(steps=20), checkpoint=CheckpointConfig(every_s=25.0))
     assert len(written) >= 2
     assert {b - a for a, b in itertools.pairwise(written)} == {written[1] - written[0]}
     monkeypatch.undo()
