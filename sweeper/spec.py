@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from typing import Any, Literal, cast
@@ -43,23 +43,122 @@ class Gpu:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cluster:
-    """Where jobs run. `local` starts them on this machine, at most `parallel` at once (0: one per core or GPU)."""
+class Slurm:
+    """What a cluster's profile says to SLURM; `local` ignores it. Empty text and zero leave a choice to the cluster."""
 
-    name: str = "local"
-    scheduler: Literal["local"] = "local"
-    gpu: Gpu = field(default_factory=Gpu)
-    processes: int = 1
-    """Processes of one run (data-parallel ranks)."""
-    parallel: int = 0
-    """Runs at a time; 0 takes as many as there are cores (or GPUs) for."""
-    attempts: int = 3
-    """Times within one launch that the worker of a run may die without a word (killed, out of memory) before the run
-    counts as failed; one that was asked to stop does not count, and an error of the run itself is not tried again."""
+    partition: str = ""
+    account: str = ""
+    qos: str = ""
+    reservation: str = ""
+    constraint: str = ""
+    exclude: str = ""
+    """Nodes that no job may use, as SLURM writes them: `n[1-3],n7`."""
+    time_min: int = 1440
+    """Time limit of a job, minutes. Once runs of the sweep were measured, 1.5 times the estimate if that is less."""
+    nodes: int = 1
+    """Most nodes that one run may use."""
+    gpus_per_node: int = 8
+    """Devices of a node: one process each. 0 for nodes without GPUs, whose processes are counted by `slots_per_node`."""
+    slots_per_node: int = 1
+    """Processes that a node without GPUs takes."""
+    gpu_request: Literal["gres", "gpus_per_node", "none"] = "gres"
+    """How GPUs are asked for: `--gres=gpu:n`, `--gpus-per-node=n`, or not at all where nodes are given whole."""
+    exclusive: bool = False
+    """Whether jobs get whole nodes: small runs are then packed onto one, a record each."""
+    cpus_per_process: int = 8
+    mem_gib: float = 0.0
+    """Memory of a node for one process, GiB."""
+    throttle: int = 0
+    """Most jobs of an array that run at a time."""
+    signal_s: int = 120
+    """How long before its time limit a job is told to write a checkpoint, seconds."""
+    python: str = ""
+    """Command of the interpreter inside the job; empty takes the launcher's own."""
+    setup: tuple[str, ...] = ()
+    """Shell lines at the start of each job (`module load cuda`); trusted, written as they are."""
+    container: str = ""
+    """Command that the workers are started through (`apptainer exec --nv image.sif`); trusted."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables of the workers. They are written into the script: secrets belong in your own environment instead."""
+    extra_sbatch: Mapping[str, Value] = field(default_factory=dict)
+    """Further options of sbatch by name: `{mail-type: FAIL}`; `true` gives one without a value."""
+    extra_srun: tuple[str, ...] = ()
+    """Further words for srun."""
 
     def __post_init__(self) -> None:
-        positive("the cluster's", processes=self.processes, attempts=self.attempts)
+        positive(
+            "cluster.slurm",
+            time_min=self.time_min,
+            nodes=self.nodes,
+            slots_per_node=self.slots_per_node,
+            cpus_per_process=self.cpus_per_process,
+            signal_s=self.signal_s,
+        )
+        for name in ("gpus_per_node", "mem_gib", "throttle"):
+            value = getattr(self, name)
+            check(value >= 0, f"cluster.slurm.{name} must be 0 (the cluster's choice) or positive, got {value}")
+        check(
+            60 * self.time_min >= 2 * self.signal_s,
+            f"cluster.slurm.time_min {self.time_min} leaves a job less than twice signal_s {self.signal_s} s; "
+            "raise the time or lower the signal",
+        )
+        for name, text in self._words().items():
+            check("\n" not in text, f"cluster.slurm.{name} must be one line, got {text!r}")
+
+    def _words(self) -> dict[str, str]:
+        named = ("partition", "account", "qos", "reservation", "constraint", "exclude", "python", "container")
+        return {
+            **{name: getattr(self, name) for name in named},
+            **{f"environment.{name}": f"{name}={value}" for name, value in self.environment.items()},
+            **{f"extra_sbatch.{name}": f"{name}={value}" for name, value in self.extra_sbatch.items()},
+        }
+
+    @property
+    def processes_per_node(self) -> int:
+        """Processes that a node takes: one per GPU."""
+        return self.gpus_per_node or self.slots_per_node
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """Where jobs run: `local` starts them on this machine, `slurm` hands them to SLURM and returns."""
+
+    name: str = "local"
+    scheduler: Literal["local", "slurm"] = "local"
+    gpu: Gpu = field(default_factory=Gpu)
+    processes: int = 1
+    """Processes of one run (data-parallel ranks), one per GPU; 0 (slurm): as few as its memory and time need."""
+    parallel: int = 0
+    """Runs at a time on this machine; 0 takes as many as there are cores (or GPUs) for."""
+    attempts: int = 3
+    """Attempts in a row that may end badly (a crash, a kill, a lost node) without having got further than those before
+    them, until the run counts as failed. On this machine an error of the run itself is not tried again."""
+    backoff_s: tuple[float, ...] = (30.0, 120.0, 600.0)
+    """Waits before the next attempt after the first, second, … crash in a row (slurm)."""
+    heartbeat_s: float = 60.0
+    """Between two signs of life of a running attempt (slurm)."""
+    hang_s: float = 900.0
+    """A run hangs when no step was made for this long and for 20 times the median step (slurm)."""
+    slurm: Slurm = field(default_factory=Slurm)
+
+    def __post_init__(self) -> None:
+        positive("the cluster's", attempts=self.attempts, heartbeat_s=self.heartbeat_s, hang_s=self.hang_s)
         check(self.parallel >= 0, f"cluster.parallel must be 0 (as many as fit) or positive, got {self.parallel}")
+        check(
+            self.processes > 0 or (self.processes == 0 and self.scheduler == "slurm"),
+            f"cluster.processes must be positive, got {self.processes} (0 lets a plan for SLURM choose)",
+        )
+        check(
+            all(wait >= 0 for wait in self.backoff_s) and len(self.backoff_s) > 0,
+            f"cluster.backoff_s must be a list of waits in seconds, got {list(self.backoff_s)}",
+        )
+        if self.scheduler == "slurm":
+            most = self.slurm.nodes * self.slurm.processes_per_node
+            check(
+                self.processes <= most,
+                f"cluster.processes {self.processes} exceeds the {most} of slurm.nodes {self.slurm.nodes} × "
+                f"{self.slurm.processes_per_node} per node; lower it or raise slurm.nodes",
+            )
 
 
 FIGURE_NAMES = ("lr", "law", "flops")
