@@ -24,6 +24,7 @@ from model.distributed import World, average_gradients, from_lead, join, share, 
 from model.divergence import Divergence, watch
 from model.optimizer import DTYPES, Optimizer, make_optimizer
 from model.schedule import multiplier
+from model.state import full_state, load_state
 from model.transformer import Transformer
 
 TAIL_SHARE = 0.05
@@ -264,9 +265,8 @@ def _resume(run: _Run) -> Progress:
     name = from_lead(path.name if path else "", run.world)
     if not name:
         return Progress()
-    step, state = read_checkpoint(run.checkpoints / name, run.world.device)
-    run.model.load_state_dict(state["model"])
-    run.optimizer.load_state_dict(state["optimizer"])
+    step, state = read_checkpoint(run.checkpoints / name, torch.device("cpu"))
+    load_state(run.model, run.optimizer, state)
     progress = state["progress"]
     return Progress(
         step=step,
@@ -278,13 +278,10 @@ def _resume(run: _Run) -> Progress:
 
 
 def _save(run: _Run, progress: Progress) -> None:
-    """Rank 0 writes what all ranks hold alike; the others wait, so that none leaves before it is safe."""
-    if run.world.leads:
-        state = {
-            "model": run.model.state_dict(),
-            "optimizer": run.optimizer.state_dict(),
-            "progress": asdict(replace(progress, recent=())) | {"recent": list(progress.recent)},
-        }
+    """Rank 0 writes what the ranks hold together; the others wait, so that none leaves before it is safe."""
+    state = full_state(run.model, run.optimizer, run.world)
+    if state is not None:
+        state["progress"] = asdict(replace(progress, recent=())) | {"recent": list(progress.recent)}
         write_checkpoint(run.checkpoints, state, config=run.config, step=progress.step)
     wait_for_all(run.world)
 
