@@ -1,27 +1,23 @@
 """Checkpoints on disk: written whole or not at all, verified when read, tied to the configuration that made them.
 
 A checkpoint is one file `step-<step>-<digest>.pt` that plain `torch.load` opens; the digest in its name is the
-SHA-256 of its content, for torch's own reader does not notice a flipped bit.
+SHA-256 of its content, for torch's own reader does not notice a flipped bit. The weights of a finished run that are to
+stay are `final-<digest>.pt`.
 """
 
-import dataclasses
 import hashlib
-import io
 import json
-import logging
 import os
-from collections.abc import Iterator, Mapping
+import socket
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import torch
+from torch import Tensor
 
-from model.config import TrainConfig
-
-KEEP = 2
-"""Checkpoints kept: the newest, and the one before it in case the newest is damaged."""
-
-log = logging.getLogger(__name__)
+from model.config import CHECKPOINTS_KEPT, TrainConfig
 
 
 def identity(config: TrainConfig) -> str:
@@ -34,63 +30,49 @@ def identity(config: TrainConfig) -> str:
 
 def _scientific(config: Any) -> dict[str, Any]:
     values = {}
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if field.metadata.get("scientific", True) and value != field.default:
-            values[field.name] = _scientific(value) if dataclasses.is_dataclass(value) else value
+    for one in fields(config):
+        value = getattr(config, one.name)
+        if one.metadata.get("scientific", True) and value != one.default:
+            values[one.name] = _scientific(value) if is_dataclass(value) else value
     return values
 
 
-def write_checkpoint(folder: Path, state: Mapping[str, Any], *, config: TrainConfig, step: int) -> Path:
-    """Write `state` (tensors, numbers, text, nested) as the newest checkpoint, then drop all but the last two.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """The checkpoint to resume from, and the newer ones that are of no use."""
 
-    The state is serialised in memory first, so that host memory holds it twice for a moment, and a full disk is met
-    by one plain write.
-
-    Raises:
-        OSError: The file cannot be written (disk full, no permission); earlier checkpoints stay as they were.
-    """
-    buffer = io.BytesIO()
-    torch.save({"identity": identity(config), "step": step, "state": dict(state)}, buffer)
-    content = buffer.getbuffer()
-    path = folder / f"step-{step:09d}-{hashlib.sha256(content).hexdigest()[:16]}.pt"
-    partial = path.with_suffix(".partial")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        _sync_folder(folder)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise OSError(
-            f"cannot write the checkpoint {path} of {len(content) / 2**20:.1f} MiB: {error.strerror or error}; "
-            "free space or mend permissions there, then launch again: the run resumes from its last checkpoint"
-        ) from error
-    _drop_old(folder)
-    return path
+    path: Path | None = None
+    """The newest that is whole; None: there is none."""
+    step: int = 0
+    """Steps done at it."""
+    damaged: Mapping[Path, str] = field(default_factory=dict)
+    """What is wrong with each that was passed over."""
 
 
-def newest_checkpoint(folder: Path, config: TrainConfig) -> Path | None:
-    """The newest checkpoint that is whole, or None; damaged ones are passed over with a warning.
+def newest_checkpoint(folder: Path, config: TrainConfig) -> Found:
+    """The newest checkpoint that is whole and can be read; others are passed over, not deleted.
 
     Raises:
         ValueError: The checkpoint belongs to another configuration.
+        OSError: The folder itself cannot be listed.
     """
+    damaged: dict[Path, str] = {}
     for path in _newest_first(folder):
-        if not _is_whole(path):
-            log.warning("checkpoint %s is damaged; falling back to the one before it", path)
+        try:
+            if not _is_whole(path):
+                damaged[path] = "its content does not match the digest in its name"
+                continue
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except OSError as error:
+            damaged[path] = error.strerror or str(error)
             continue
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["identity"]
-        if found != identity(config):
+        if found["identity"] != identity(config):
             raise ValueError(
-                f"checkpoint {path} belongs to another configuration (identity {found[:12]}, this run's is "
+                f"checkpoint {path} belongs to another configuration (identity {found['identity'][:12]}, this run's is "
                 f"{identity(config)[:12]}); move it away or give the run a folder of its own"
             )
-        return path
-    return None
+        return Found(path=path, step=found["step"], damaged=damaged)
+    return Found(damaged=damaged)
 
 
 def read_checkpoint(path: Path, device: torch.device) -> tuple[int, dict[str, Any]]:
@@ -99,12 +81,51 @@ def read_checkpoint(path: Path, device: torch.device) -> tuple[int, dict[str, An
     return loaded["step"], loaded["state"]
 
 
-def delete_checkpoints(folder: Path) -> None:
+def write_checkpoint(
+    folder: Path, state: Mapping[str, Any], *, config: TrainConfig, step: int, damaged: Iterable[Path] = ()
+) -> Path:
+    """Write `state` (tensors, numbers, text, nested) as the newest checkpoint, then drop the damaged and old ones.
+
+    Equal states give equal bytes. Nothing is held in memory beside the state.
+
+    Args:
+        folder: Of this run alone; made if need be.
+        state: What `read_checkpoint` gives back.
+        config: Of the run; its identity is written too.
+        step: Steps done.
+        damaged: Checkpoints that were passed over; what is left of the others are the last `CHECKPOINTS_KEPT`.
+
+    Raises:
+        OSError: The file cannot be written (disk full, no permission); earlier checkpoints stay as they were.
+    """
+    path = _write(folder, f"step-{step:09d}", {"identity": identity(config), "step": step, "state": dict(state)})
+    for one in damaged:
+        one.unlink(missing_ok=True)
+    for one in list(_newest_first(folder))[CHECKPOINTS_KEPT:]:
+        one.unlink(missing_ok=True)
+    return path
+
+
+def write_final(folder: Path, weights: Mapping[str, Tensor], *, config: TrainConfig) -> Path:
+    """Write the weights of a finished run as `final-<digest>.pt`: a dict of `identity`, `step` and `model`.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    path = _write(folder, "final", {"identity": identity(config), "step": config.steps, "model": dict(weights)})
+    for one in folder.glob("final-*.pt"):
+        if one != path:
+            one.unlink(missing_ok=True)  # of an attempt that died before its result was safe
+    return path
+
+
+def delete_checkpoints(folder: Path, *, keep_final: bool) -> None:
     """Remove the checkpoints of a run and what a killed writer left, then the folder unless it holds something else.
 
-    A missing folder is no error.
+    A missing folder is no error. `keep_final` leaves the last weights, where they were written.
     """
-    for path in (*_newest_first(folder), *folder.glob("step-*.partial")):
+    final = () if keep_final else tuple(folder.glob("final-*.pt"))
+    for path in (*_newest_first(folder), *_partials(folder), *final):
         path.unlink(missing_ok=True)
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
@@ -115,15 +136,59 @@ def _newest_first(folder: Path) -> Iterator[Path]:
     yield from sorted(folder.glob("step-*-*.pt"), reverse=True)
 
 
+def _partials(folder: Path) -> tuple[Path, ...]:
+    return (*folder.glob("step-*.partial"), *folder.glob("final-*.partial"))
+
+
 def _is_whole(path: Path) -> bool:
     with path.open("rb") as file:
         return path.stem.endswith("-" + hashlib.file_digest(file, "sha256").hexdigest()[:16])
 
 
-def _drop_old(folder: Path) -> None:
-    old = list(_newest_first(folder))[KEEP:]
-    for path in (*old, *folder.glob("step-*.partial")):
-        path.unlink(missing_ok=True)
+def _write(folder: Path, stem: str, content: Mapping[str, Any]) -> Path:
+    """Write `<stem>-<digest>.pt`, whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for left in _partials(folder):  # by a killed writer; its space may be what this one needs
+        left.unlink(missing_ok=True)
+    partial = folder / f"{stem}-{socket.gethostname()}-{os.getpid()}.partial"
+    try:
+        with partial.open("wb") as file:
+            hashing = _HashingFile(file)
+            torch.save(dict(content), cast("BinaryIO", hashing))
+            if hashing.error is not None:
+                raise hashing.error
+            file.flush()
+            os.fsync(file.fileno())
+        path = folder / f"{stem}-{hashing.sha256.hexdigest()[:16]}.pt"
+        partial.replace(path)
+        _sync_folder(folder)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+class _HashingFile:
+    """A file to write to that hashes what passes through it.
+
+    torch's writer turns an error that is raised under its hands into one of its own, without the system's number: the
+    first is kept for the caller instead, and what follows it is dropped.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.sha256 = file, hashlib.sha256()
+        self.error: OSError | None = None
+
+    def write(self, data: bytes | memoryview) -> int:
+        if self.error is None:
+            try:
+                self.file.write(data)
+                self.sha256.update(data)
+            except OSError as error:
+                self.error = error
+        return len(data)
+
+    def flush(self) -> None:
+        """Nothing: the caller flushes the file when the error, if any, is known."""
 
 
 def _sync_folder(folder: Path) -> None:

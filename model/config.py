@@ -277,6 +277,10 @@ class TrainConfig:
         return self.batch_tokens // self.model.context
 
 
+CHECKPOINTS_KEPT = 2
+"""Of a run that trains: the newest, and the one before it in case the newest is damaged."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointConfig:
     """When checkpoints are written, and what stays of them when a run is finished."""

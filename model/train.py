@@ -16,13 +16,14 @@ import torch
 from torch import Tensor
 
 from kernels.primitives import cross_entropy
-from model.checkpoint import newest_checkpoint, read_checkpoint, write_checkpoint
+from model.checkpoint import Found, newest_checkpoint, read_checkpoint
 from model.config import Execution, TrainConfig
 from model.corpus import check_corpus
 from model.data import TokenData, open_data
-from model.distributed import World, average_gradients, from_lead, join, share, sum_over_ranks, wait_for_all
+from model.distributed import World, average_gradients, from_lead, join, share, sum_over_ranks
 from model.divergence import Divergence, watch
 from model.optimizer import DTYPES, Optimizer, make_optimizer
+from model.saving import Saver
 from model.schedule import multiplier
 from model.state import full_state, load_state
 from model.transformer import Transformer
@@ -35,6 +36,8 @@ LOOK_S = 2.0
 """Steps that take longer than this together are looked at sooner: who stops a run waits for it."""
 SPEED_LOOKS = 20
 """Looks over which the displayed tokens/s is averaged."""
+TAKEN_OVER = "another attempt took over"
+"""Why a run stops that may not write any more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +83,9 @@ class Observer(Protocol):
     def progress(self, member: int, step: int, steps: int, tokens_per_s: float) -> None:
         """A sign of life, at every look and every batch of a validation."""
 
+    def note(self, member: int, text: str) -> None:
+        """A sentence about trouble that training outlives: a checkpoint that is damaged, late or cannot be written."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
@@ -108,6 +114,19 @@ class _Run:
     data: TokenData
     model: Transformer
     optimizer: Optimizer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Caller:
+    """Whom training tells and asks: the arguments of `train`."""
+
+    observer: Observer
+    should_stop: Callable[[], bool]
+    may_write: Callable[[], bool]
+    alive: Callable[[int], None]
+
+    def note(self, text: str) -> None:
+        self.observer.note(0, text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,15 +164,28 @@ class _Look:
 
 
 def train(
-    members: Sequence[Member], execution: Execution, observer: Observer, should_stop: Callable[[], bool]
+    members: Sequence[Member],
+    execution: Execution,
+    observer: Observer,
+    should_stop: Callable[[], bool],
+    *,
+    may_write: Callable[[], bool] = lambda: True,
+    alive: Callable[[int], None] = lambda _steps: None,
 ) -> tuple[Outcome, ...]:
     """Train each member to its end, or until `should_stop`; resumes from the newest whole checkpoint.
+
+    A checkpoint that cannot be written ends nothing: the observer is told, those before it are kept, and the next is
+    tried when it is due. If it is the last one of a run that is asked to stop, the outcome's reason says so.
 
     Args:
         members: One run for now.
         execution: Device, threads, micro-batch, checkpoint and log intervals.
-        observer: Told of metrics and progress on rank 0.
+        observer: Told of metrics, progress and trouble on rank 0.
         should_stop: Asked at step boundaries on every rank; one rank's yes checkpoints and stops all.
+        may_write: Asked on rank 0 before every checkpoint and before the end: whether this attempt still owns the run.
+            Its no stops all ranks; they write nothing more, and the reason is `TAKEN_OVER`.
+        alive: Told the steps done on every rank: before the first step, at every look, and at every batch of a
+            validation. What `model.watchdog.Watchdog.beat` wants; the time to the first call is that of starting up.
 
     Returns:
         The outcome of each member, the same on every rank.
@@ -161,13 +193,13 @@ def train(
     Raises:
         ValueError: More than one member, ranks that do not divide the batch, no such device, unreadable data or a
             checkpoint of another configuration.
-        OSError: A checkpoint cannot be written; the ones before it are kept.
         PeerLost: Another rank is gone; the checkpoints are kept.
     """
     if len(members) != 1:
         raise ValueError(f"train takes one run at a time for now, got {len(members)}; call it once per run")
     with _torch_settings(execution):
-        return (_train(members[0], execution, observer, should_stop),)
+        caller = _Caller(observer=observer, should_stop=should_stop, may_write=may_write, alive=alive)
+        return (_train(members[0], execution, caller),)
 
 
 @contextmanager
@@ -189,47 +221,61 @@ def _torch_settings(execution: Execution) -> Iterator[None]:
         deterministic.fill_uninitialized_memory = fill
 
 
-def _train(member: Member, execution: Execution, observer: Observer, should_stop: Callable[[], bool]) -> Outcome:
-    started = saved = time.monotonic()
+def _train(member: Member, execution: Execution, caller: _Caller) -> Outcome:
+    started = time.monotonic()
     run = _prepare(member, execution)
+    found = _newest(run, caller)
+    progress = _resume(run, found.path)
+    caller.alive(progress.step)
+    with Saver(run.checkpoints, run.config, execution.checkpoint, found, caller.note) as saver:
+        return _train_on(run, progress, saver, caller, started=started)
+
+
+def _train_on(run: _Run, progress: Progress, saver: Saver, caller: _Caller, *, started: float) -> Outcome:
+    """Train from `progress` on; `started`, the time at which this attempt did, counts as wall time."""
     config, leads = run.config, run.world.leads
-    progress = _resume(run)
     earlier_s = progress.wall_time_s
     speed = 0.0
     pending: list[_Step] = []
     if leads:
-        observer.progress(0, progress.step, config.steps, speed)
+        caller.observer.progress(0, progress.step, config.steps, speed)
     looked = time.monotonic()
     look_at = progress.step + 1  # nothing is known yet of how long a step takes
     for step in range(progress.step, config.steps):
         pending.append(_step(run, step))
         if step + 1 < look_at and not _validates(config, step + 1):
             continue
-        look = _look(pending, run.world, should_stop, looked=looked, save_at=saved + execution.checkpoint.every_s)
+        look = _look(pending, run.world, caller.should_stop, saver.wants, looked=looked)
         look_at = step + 1 + _steps_to_next_look(look.step_s, LOOK_STEPS[run.world.device.type])
         now = time.monotonic()
         speed = _smoothed(speed, config.batch_tokens * len(pending) / max(now - looked, 1e-9))
         pending.clear()
         progress, seen = _advance(progress, look.seen, now - looked, config)
         diverged = progress.divergence.reason
+        caller.alive(progress.step)
         if leads:
-            observer.progress(0, progress.step, config.steps, speed)
-        validation = None if diverged or not _validates(config, step + 1) else _validate(run, observer, step + 1, speed)
+            caller.observer.progress(0, progress.step, config.steps, speed)
+        validation = None if diverged or not _validates(config, step + 1) else _validate(run, caller, step + 1, speed)
         if leads:
             for row in _rows(run, seen, speed, validation):
-                observer.metrics(0, row)
+                caller.observer.metrics(0, row)
         progress = replace(progress, wall_time_s=earlier_s + time.monotonic() - started)
+        ends = bool(diverged) or step + 1 == config.steps
+        if (ends or look.stops or look.saves) and not _owned(run, caller):
+            return _outcome(run, progress, "stopped", math.nan, TAKEN_OVER)
         if diverged:
             return _outcome(run, progress, "diverged", seen[-1].loss, diverged)
-        if validation is not None and step + 1 == config.steps:
+        if validation is not None and ends:
             if not math.isfinite(validation):
                 return _outcome(run, progress, "diverged", validation, f"the validation loss became {validation}")
+            if run.execution.checkpoint.keep_final:
+                _save_final(run, saver)
             return _outcome(run, progress, "done", validation, "")
-        if look.stops or look.saves:
-            _save(run, progress)
-            saved = time.monotonic()
         if look.stops:
-            return _outcome(run, progress, "stopped", math.nan, f"asked to stop at step {step + 1} of {config.steps}")
+            reason = f"asked to stop at step {step + 1} of {config.steps}{_save(run, progress, saver, last=True)}"
+            return _outcome(run, progress, "stopped", math.nan, reason)
+        if look.saves:
+            _save(run, progress, saver, last=False)
         looked = time.monotonic()
     raise AssertionError("the last step validates and returns")
 
@@ -259,10 +305,19 @@ def _prepare(member: Member, execution: Execution) -> _Run:
     )
 
 
-def _resume(run: _Run) -> Progress:
-    """Load the newest whole checkpoint, the one that rank 0 sees, into the run; its progress, or that of a new run."""
-    path = newest_checkpoint(run.checkpoints, run.config) if run.world.leads else None
-    name = from_lead(path.name if path else "", run.world)
+def _newest(run: _Run, caller: _Caller) -> Found:
+    """What rank 0 finds to resume from; the others look for nothing."""
+    if not run.world.leads:
+        return Found()
+    found = newest_checkpoint(run.checkpoints, run.config)
+    for path, flaw in found.damaged.items():
+        caller.note(f"checkpoint {path} is passed over ({flaw}); the run resumes from step {found.step}")
+    return found
+
+
+def _resume(run: _Run, newest: Path | None) -> Progress:
+    """Load the checkpoint that rank 0 found, if any, into the run of every rank; its progress, or a new run's."""
+    name = from_lead(newest.name if newest else "", run.world)
     if not name:
         return Progress()
     step, state = read_checkpoint(run.checkpoints / name, torch.device("cpu"))
@@ -277,13 +332,33 @@ def _resume(run: _Run) -> Progress:
     )
 
 
-def _save(run: _Run, progress: Progress) -> None:
-    """Rank 0 writes what the ranks hold together; the others wait, so that none leaves before it is safe."""
+def _owned(run: _Run, caller: _Caller) -> bool:
+    """Whether this attempt may still write, as rank 0 knows and every rank learns."""
+    (lost,) = sum_over_ranks([float(run.world.leads and not caller.may_write())], run.world)
+    return lost == 0
+
+
+def _save(run: _Run, progress: Progress, saver: Saver, *, last: bool) -> str:
+    """Rank 0 writes what the ranks hold together; no rank waits unless it is the `last`.
+
+    Returns:
+        Of the last one: on every rank, what to add to the run's reason if it is not safe; else nothing.
+    """
     state = full_state(run.model, run.optimizer, run.world)
+    lost = ""
     if state is not None:
         state["progress"] = asdict(replace(progress, recent=())) | {"recent": list(progress.recent)}
-        write_checkpoint(run.checkpoints, state, config=run.config, step=progress.step)
-    wait_for_all(run.world)
+        if why := saver.save(state, progress.step, wait=last):
+            lost = f"; its last checkpoint could not be written ({why}): it resumes from step {saver.safe_step}"
+    return from_lead(lost, run.world) if last else ""
+
+
+def _save_final(run: _Run, saver: Saver) -> None:
+    state = full_state(run.model, run.optimizer, run.world)
+    if state is not None:
+        saver.settle(wait=True)
+        saver.save_final(state["model"])
+    from_lead("", run.world)  # no rank leaves before it is written
 
 
 def _step(run: _Run, step: int) -> _Step:
@@ -329,13 +404,18 @@ def _validates(config: TrainConfig, done: int) -> bool:
 
 
 def _look(
-    pending: Sequence[_Step], world: World, should_stop: Callable[[], bool], *, looked: float, save_at: float
+    pending: Sequence[_Step],
+    world: World,
+    should_stop: Callable[[], bool],
+    wants_checkpoint: Callable[[float], bool],
+    *,
+    looked: float,
 ) -> _Look:
     """Wait for the steps since the look at `looked`, then tell each other of them: one exchange between ranks."""
     losses = torch.stack([one.loss for one in pending]).tolist()
     norms = torch.stack([one.grad_norm for one in pending]).tolist()
     now = time.monotonic()
-    step_s, saves = ((now - looked) / len(pending), float(now >= save_at)) if world.leads else (0.0, 0.0)
+    step_s, saves = ((now - looked) / len(pending), float(wants_checkpoint(now))) if world.leads else (0.0, 0.0)
     total = sum_over_ranks([*losses, *norms, step_s, saves, float(should_stop())], world)
     seen = [
         _Seen(step=one.step, lr=one.lr, loss=loss, grad_norm=norm / world.size)
@@ -384,7 +464,7 @@ def _rows(run: _Run, seen: Sequence[_Seen], speed: float, validation: float | No
 
 
 @torch.no_grad()
-def _validate(run: _Run, observer: Observer, step: int, speed: float) -> float:
+def _validate(run: _Run, caller: _Caller, step: int, speed: float) -> float:
     """Mean next-token cross-entropy over the fixed validation set, nats/token, its sequences shared by the ranks."""
     world, sequences = run.world, run.config.evaluation.sequences
     start, stop = sequences * world.rank // world.size, sequences * (world.rank + 1) // world.size
@@ -393,8 +473,9 @@ def _validate(run: _Run, observer: Observer, step: int, speed: float) -> float:
     for inputs_BT, targets_BT in run.data.validation(sequences, per_batch, start, stop):
         logits_BTV = run.model(inputs_BT.to(world.device, non_blocking=True))
         total += cross_entropy(logits_BTV, targets_BT.to(world.device, non_blocking=True)) * len(targets_BT)
+        caller.alive(step)
         if world.leads:
-            observer.progress(0, step, run.config.steps, speed)
+            caller.observer.progress(0, step, run.config.steps, speed)
     (summed,) = sum_over_ranks([total.item()], world)
     return summed / sequences
 

@@ -1,12 +1,20 @@
 import dataclasses
 import errno
-import logging
+import resource
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from model.checkpoint import delete_checkpoints, identity, newest_checkpoint, read_checkpoint, write_checkpoint
+from model.checkpoint import (
+    delete_checkpoints,
+    identity,
+    newest_checkpoint,
+    read_checkpoint,
+    write_checkpoint,
+    write_final,
+)
 from model.config import (
     DataConfig,
     EvaluationConfig,
@@ -50,9 +58,10 @@ def test_what_was_written_is_read_back_exactly(tmp_path):
         "note": "text",
     }
     write_checkpoint(tmp_path, state, config=CONFIG, step=7)
-    path = newest_checkpoint(tmp_path, CONFIG)
-    assert path is not None
-    step, found = read_checkpoint(path, CPU)
+    newest = newest_checkpoint(tmp_path, CONFIG)
+    assert newest.path is not None
+    assert newest.step == 7
+    step, found = read_checkpoint(newest.path, CPU)
     assert step == 7
     assert torch.equal(found["model"]["w"], state["model"]["w"])
     assert torch.equal(found["optimizer"]["groups"][0]["m"], state["optimizer"]["groups"][0]["m"])
@@ -61,7 +70,7 @@ def test_what_was_written_is_read_back_exactly(tmp_path):
 
 
 def test_a_folder_without_checkpoints_has_no_newest(tmp_path):
-    assert newest_checkpoint(tmp_path / "absent", CONFIG) is None
+    assert newest_checkpoint(tmp_path / "absent", CONFIG).path is None
 
 
 def test_the_two_newest_are_kept(tmp_path):
@@ -70,22 +79,63 @@ def test_the_two_newest_are_kept(tmp_path):
     assert [read_checkpoint(p, CPU)[0] for p in sorted(tmp_path.iterdir())] == [9_000, 123_456]
 
 
+def unreadable(error: OSError) -> Any:
+    """A patch of `Path.open` that raises `error` for one path."""
+
+    def damage(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        opened = Path.open
+
+        def refuse(self: Path, *arguments: Any) -> Any:
+            if self == path:
+                raise error
+            return opened(self, *arguments)
+
+        monkeypatch.setattr(Path, "open", refuse)
+
+    return damage
+
+
 @pytest.mark.parametrize(
-    "damage",
-    [flip_a_bit, lambda p: p.write_bytes(p.read_bytes()[:-100]), lambda p: p.write_bytes(b"")],
-    ids=["flipped bit", "truncated", "empty"],
+    ("damage", "flaw"),
+    [
+        (lambda p, _: flip_a_bit(p), "digest"),
+        (lambda p, _: p.write_bytes(p.read_bytes()[:-100]), "digest"),
+        (lambda p, _: p.write_bytes(b""), "digest"),
+        (unreadable(PermissionError(errno.EACCES, "Permission denied")), "Permission denied"),
+        (unreadable(OSError(errno.EIO, "Input/output error")), "Input/output error"),
+        (lambda p, _: (p.unlink(), p.mkdir()), "Is a directory"),
+    ],
+    ids=["flipped bit", "truncated", "empty", "no permission", "unreadable", "folder"],
 )
-def test_a_damaged_newest_falls_back_to_the_one_before(tmp_path, caplog, damage):
-    before = save(tmp_path, 1)
-    damage(save(tmp_path, 2))
-    with caplog.at_level(logging.WARNING):
-        assert newest_checkpoint(tmp_path, CONFIG) == before
-    assert "damaged" in caplog.text
+def test_a_damaged_newest_falls_back_to_the_one_before(tmp_path, monkeypatch, damage, flaw):
+    before, newest = save(tmp_path, 1), save(tmp_path, 2)
+    damage(newest, monkeypatch)
+    found = newest_checkpoint(tmp_path, CONFIG)
+    assert (found.path, found.step) == (before, 1)
+    assert list(found.damaged) == [newest]
+    assert flaw in found.damaged[newest]
 
 
-def test_nothing_but_damaged_checkpoints_means_from_the_start(tmp_path):
-    flip_a_bit(save(tmp_path, 1))
-    assert newest_checkpoint(tmp_path, CONFIG) is None
+def test_nothing_but_damaged_checkpoints_means_from_the_start(tmp_path, monkeypatch):
+    for step in (1, 2):
+        flip_a_bit(save(tmp_path, step))
+    found = newest_checkpoint(tmp_path, CONFIG)
+    assert (found.path, found.step, len(found.damaged)) == (None, 0, 2)
+
+
+def test_damaged_checkpoints_of_later_steps_do_not_crowd_out_new_ones(tmp_path):
+    for step in (10, 20):
+        flip_a_bit(save(tmp_path, step))
+    damaged = newest_checkpoint(tmp_path, CONFIG).damaged
+    new = write_checkpoint(tmp_path, {"model": {}}, config=CONFIG, step=5, damaged=damaged)
+    assert list(tmp_path.iterdir()) == [new]
+    assert newest_checkpoint(tmp_path, CONFIG).path == new
+
+
+def test_equal_states_give_equal_bytes(tmp_path):
+    first, second = save(tmp_path / "a", 1), save(tmp_path / "b", 1)
+    assert first.name == second.name
+    assert first.read_bytes() == second.read_bytes()
 
 
 def test_a_checkpoint_of_another_configuration_is_refused(tmp_path):
@@ -114,7 +164,7 @@ def test_the_identity_follows_what_decides_the_losses(change):
 
 
 @pytest.mark.parametrize("culprit", ["os.fsync", "pathlib.Path.replace"])
-def test_a_full_disk_leaves_the_old_checkpoint_and_says_what_to_do(tmp_path, monkeypatch, culprit):
+def test_a_full_disk_leaves_the_old_checkpoint_alone(tmp_path, monkeypatch, culprit):
     before = save(tmp_path, 1)
 
     def full(*arguments: object) -> None:
@@ -122,18 +172,30 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_says_what_to_do(tmp_path, mon
 
     with monkeypatch.context() as patched:
         patched.setattr(culprit, full)
-        with pytest.raises(OSError, match="No space left on device; free space") as caught:
+        with pytest.raises(OSError, match="No space left on device"):
             save(tmp_path, 2)
-    assert str(caught.value).startswith("cannot write the checkpoint")
     assert list(tmp_path.iterdir()) == [before]
-    assert newest_checkpoint(tmp_path, CONFIG) == before
+    assert newest_checkpoint(tmp_path, CONFIG).path == before
+
+
+def test_a_disk_that_fills_up_in_the_middle_is_told_by_the_number_of_the_system(tmp_path):
+    before = save(tmp_path, 1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (before.stat().st_size, hard))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            write_checkpoint(tmp_path, {"model": {"w": torch.zeros(10_000)}}, config=CONFIG, step=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert caught.value.errno == errno.EFBIG
+    assert list(tmp_path.iterdir()) == [before]
 
 
 def test_what_a_killed_writer_left_is_ignored_and_cleared(tmp_path):
     left = tmp_path / "step-000000002-0123456789abcdef.partial"
     left.write_bytes(b"half")
     first = save(tmp_path, 1)
-    assert newest_checkpoint(tmp_path, CONFIG) == first
+    assert newest_checkpoint(tmp_path, CONFIG).path == first
     assert not left.exists()
 
 
@@ -141,7 +203,7 @@ def test_deleting_leaves_other_files_alone(tmp_path):
     save(tmp_path, 1)
     other = tmp_path / "note.txt"
     other.write_text("keep")
-    delete_checkpoints(tmp_path)
+    delete_checkpoints(tmp_path, keep_final=False)
     assert list(tmp_path.iterdir()) == [other]
 
 
@@ -151,10 +213,27 @@ def test_deleting_clears_every_checkpoint_and_what_a_killed_writer_left(tmp_path
     save(folder, 2)
     for step in (2, 3):
         (folder / f"step-{step:09d}-0123456789abcdef.partial").write_bytes(b"half")
-    delete_checkpoints(folder)
+    delete_checkpoints(folder, keep_final=False)
     assert not folder.exists()
 
 
 def test_deleting_what_is_not_there_is_no_error(tmp_path):
-    delete_checkpoints(tmp_path / "absent")
+    delete_checkpoints(tmp_path / "absent", keep_final=False)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("keep_final", [True, False])
+def test_final_weights_outlive_the_checkpoints_if_asked_to(tmp_path, keep_final):
+    folder = tmp_path / "checkpoint"
+    weight = torch.randn(3)
+    save(folder, 1)
+    write_final(folder, {"w": weight + 1}, config=CONFIG)  # of an attempt that died before its result was safe
+    final = write_final(folder, {"w": weight}, config=CONFIG)
+    delete_checkpoints(folder, keep_final=keep_final)
+    if not keep_final:
+        assert not folder.exists()
+        return
+    assert list(folder.iterdir()) == [final]
+    content = torch.load(final, weights_only=True)
+    assert torch.equal(content["model"]["w"], weight)
+    assert (content["step"], content["identity"]) == (CONFIG.steps, identity(CONFIG))

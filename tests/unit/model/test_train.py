@@ -1,20 +1,24 @@
-import errno
 import itertools
 import json
 import math
 import os
 import pickle
+import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+import model.saving
 import model.train
 from model.config import (
     CheckpointConfig,
@@ -29,7 +33,8 @@ from model.config import (
     TrainConfig,
 )
 from model.corpus import entropy_rate
-from model.train import Member, Outcome, train
+from model.parameters import parameters
+from model.train import TAKEN_OVER, Member, Outcome, train
 
 CHILD = Path(__file__).with_name("train_child.py")
 NEVER = 10**9
@@ -65,6 +70,8 @@ class Recorder:
     def __init__(self, stop_after: int) -> None:
         self.rows: list[Mapping[str, float]] = []
         self.beats: list[int] = []
+        self.alive: list[int] = []
+        self.notes: list[str] = []
         self.asked = 0
         self.stop_after = stop_after
 
@@ -74,18 +81,28 @@ class Recorder:
     def progress(self, _member: int, step: int, _steps: int, _tokens_per_s: float) -> None:
         self.beats.append(step)
 
+    def note(self, _member: int, text: str) -> None:
+        self.notes.append(text)
+
     def should_stop(self) -> bool:
         self.asked += 1
         return self.asked >= self.stop_after
 
 
 def run(
-    folder: Path, config: TrainConfig, *, stop_after: int = NEVER, **execution: Any
+    folder: Path,
+    config: TrainConfig,
+    *,
+    stop_after: int = NEVER,
+    recorder: Recorder | None = None,
+    may_write: Callable[[], bool] = lambda: True,
+    **execution: Any,
 ) -> tuple[Outcome, list[Mapping[str, float]]]:
     """Train in this process, a row for every step, until `should_stop` was asked `stop_after` times."""
-    recorder = Recorder(stop_after)
+    recorder = recorder or Recorder(stop_after)
     settings = Execution(**{"device": "cpu", "log_every": 1, **execution})
-    (outcome,) = train([Member(config=config, checkpoints=folder)], settings, recorder, recorder.should_stop)
+    member = Member(config=config, checkpoints=folder)
+    (outcome,) = train([member], settings, recorder, recorder.should_stop, may_write=may_write)
     return outcome, recorder.rows
 
 
@@ -166,8 +183,10 @@ def test_validations_on_the_way_change_no_loss(tmp_path):
 def test_a_heartbeat_comes_with_every_step_and_during_validation(tmp_path):
     recorder = Recorder(NEVER)
     settings = Execution(device="cpu", micro_batch=5)
-    train([Member(config=small(steps=4), checkpoints=tmp_path)], settings, recorder, recorder.should_stop)
+    member = Member(config=small(steps=4), checkpoints=tmp_path)
+    train([member], settings, recorder, recorder.should_stop, alive=recorder.alive.append)
     assert recorder.beats == [0, 1, 2, 3, 4, 4, 4, 4]
+    assert recorder.alive == recorder.beats
 
 
 def test_looking_at_the_losses_less_often_changes_nothing(tmp_path, monkeypatch):
@@ -273,8 +292,27 @@ def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(tmp_path):
     run(tmp_path / "run", config, stop_after=5)
     newest = max((tmp_path / "run").glob("*.pt"))
     newest.write_bytes(newest.read_bytes()[:1000])
-    resumed, rest = run(tmp_path / "run", config)
+    recorder = Recorder(NEVER)
+    resumed, rest = run(tmp_path / "run", config, recorder=recorder)
     assert rest[0]["step"] == 6
+    assert resumed.loss == whole.loss
+    (note,) = recorder.notes
+    assert note.startswith(f"checkpoint {newest} is passed over (its content does not match")
+    assert note.endswith("the run resumes from step 5")
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_starts_again_and_can_be_stopped_again(tmp_path):
+    config = small()
+    whole, _ = run(tmp_path / "whole", config)
+    for _ in range(2):
+        run(tmp_path / "run", config, stop_after=8)
+    for path in (tmp_path / "run").glob("*.pt"):
+        path.write_bytes(b"")
+    recorder = Recorder(stop_after=3)
+    run(tmp_path / "run", config, recorder=recorder)
+    assert [note.rpartition("; ")[2] for note in recorder.notes] == ["the run resumes from step 0"] * 2
+    resumed, rest = run(tmp_path / "run", config)
+    assert rest[0]["step"] == 4
     assert resumed.loss == whole.loss
 
 
@@ -282,11 +320,11 @@ def test_checkpoints_are_written_by_the_clock(tmp_path, monkeypatch):
     seconds = itertools.count()
     monkeypatch.setattr(model.train.time, "monotonic", lambda: float(next(seconds)))
     written: list[int] = []
-    save = model.train.write_checkpoint
+    save = model.saving.write_checkpoint
     monkeypatch.setattr(
-        model.train, "write_checkpoint", lambda *a, step, **k: (written.append(step), save(*a, step=step, **k))
+        model.saving, "write_checkpoint", lambda *a, step, **k: (written.append(step), save(*a, step=step, **k))
     )
-    run(tmp_path, small(steps=20), checkpoint=CheckpointConfig(every_s=25.0))
+    run(tmp_path, small(steps=20), checkpoint=CheckpointConfig(every_s=25.0, background=False))
     assert len(written) >= 2
     assert {b - a for a, b in itertools.pairwise(written)} == {written[1] - written[0]}
     monkeypatch.undo()
@@ -295,20 +333,164 @@ def test_checkpoints_are_written_by_the_clock(tmp_path, monkeypatch):
     assert written == []
 
 
-def test_a_full_disk_ends_the_attempt_and_keeps_the_old_checkpoint(tmp_path, monkeypatch):
+ALWAYS = CheckpointConfig(every_s=1e-9, background=False)
+"""A checkpoint after every step."""
+
+
+@contextmanager
+def full_disk(room: int = 0) -> Iterator[None]:
+    """Files of this process longer than `room` bytes cannot be written."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_training_goes_on_when_no_checkpoint_can_be_written(tmp_path, background):
     config = small()
-    run(tmp_path, config, stop_after=5)
-    kept = list(tmp_path.iterdir())
+    whole, _ = run(tmp_path / "whole", config)
+    run(tmp_path / "run", config, stop_after=5)
+    kept = list((tmp_path / "run").iterdir())
+    recorder = Recorder(NEVER)
+    with full_disk():
+        policy = replace(ALWAYS, background=background)
+        outcome, rest = run(tmp_path / "run", config, recorder=recorder, checkpoint=policy)
+    assert list((tmp_path / "run").iterdir()) == kept
+    assert outcome.loss == whole.loss
+    assert [row["step"] for row in rest] == list(range(6, 21))
+    assert len(recorder.notes) == 14 if not background else recorder.notes
+    assert recorder.notes[0].startswith("the checkpoint of step 6 could not be written to")
+    assert recorder.notes[0].endswith("(File too large); the newest one is of step 5")
 
-    def full(handle: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
 
-    with monkeypatch.context() as patched:
-        patched.setattr("os.fsync", full)
-        with pytest.raises(OSError, match=r"cannot write the checkpoint .* No space left on device"):
-            run(tmp_path, config, stop_after=5)
-    assert list(tmp_path.iterdir()) == kept
-    assert run(tmp_path, config)[1][0]["step"] == 6
+def test_checkpoints_are_tried_again_when_the_disk_has_room_again(tmp_path):
+    class Janitor(Recorder):
+        def progress(self, member: int, step: int, steps: int, tokens_per_s: float) -> None:
+            super().progress(member, step, steps, tokens_per_s)
+            if step == 8:
+                room.close()
+
+    janitor = Janitor(stop_after=10)
+    with ExitStack() as room:
+        room.enter_context(full_disk())
+        run(tmp_path, small(), recorder=janitor, checkpoint=ALWAYS)
+    assert len(janitor.notes) == 7
+    assert [int(path.name.split("-")[1]) for path in sorted(tmp_path.iterdir())] == [9, 10]
+
+
+def test_a_stop_that_cannot_be_saved_says_where_the_run_will_resume(tmp_path):
+    config = small()
+    with full_disk():
+        outcome, _ = run(tmp_path / "new", config, stop_after=3)
+    assert (outcome.state, outcome.steps) == ("stopped", 3)
+    assert outcome.reason == (
+        "asked to stop at step 3 of 20; its last checkpoint could not be written (File too large): "
+        "it resumes from step 0"
+    )
+    run(tmp_path / "run", config, stop_after=5)
+    with full_disk():
+        outcome, _ = run(tmp_path / "run", config, stop_after=2)
+    assert outcome.reason.endswith("it resumes from step 5")
+    assert run(tmp_path / "run", config)[1][0]["step"] == 6
+
+
+def test_checkpoints_in_the_background_are_those_in_the_foreground(tmp_path):
+    runs = {}
+    for background in (True, False):
+        folder = tmp_path / str(background)
+        run(folder, small(), stop_after=7, checkpoint=CheckpointConfig(every_s=1e-9, background=background))
+        (runs[background],) = (path for path in folder.iterdir() if path.name.startswith("step-000000007"))
+    states = [torch.load(path, weights_only=True)["state"] for path in runs.values()]
+    for state in states:
+        del state["progress"]["wall_time_s"], state["progress"]["stepping_s"]
+    assert pickle.dumps(states[0]["progress"]) == pickle.dumps(states[1]["progress"])
+    assert same(states[0], states[1])
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two nested states are equal bit for bit."""
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+def test_steps_go_on_while_a_checkpoint_travels_and_the_next_waits_for_it(tmp_path, monkeypatch):
+    fsync, there = os.fsync, threading.Event()
+    held: list[int] = []
+
+    def slow(handle: int) -> None:
+        if not there.is_set():
+            held.append(recorder.beats[-1])
+            there.wait(60)
+        fsync(handle)
+
+    class Patient(Recorder):
+        def progress(self, member: int, step: int, steps: int, tokens_per_s: float) -> None:
+            super().progress(member, step, steps, tokens_per_s)
+            if step == 15:
+                there.set()
+
+    recorder = Patient(NEVER)
+    whole, _ = run(tmp_path / "whole", small())
+    monkeypatch.setattr(os, "fsync", slow)
+    outcome, _ = run(tmp_path / "run", small(), recorder=recorder, checkpoint=replace(ALWAYS, background=True))
+    assert outcome.loss == whole.loss
+    assert len(held) == 1
+    assert len([note for note in recorder.notes if "the next one waits for it" in note]) >= 1
+    assert "writing the checkpoint of step 1 takes longer than execution.checkpoint.every_s" in recorder.notes[0]
+
+
+def test_an_attempt_that_was_taken_over_stops_and_writes_nothing(tmp_path):
+    asked: list[int] = []
+
+    def may_write() -> bool:
+        asked.append(1)
+        return len(asked) <= 3
+
+    outcome, rows = run(tmp_path, small(), checkpoint=ALWAYS, may_write=may_write)
+    assert (outcome.state, outcome.reason) == ("stopped", TAKEN_OVER)
+    assert math.isnan(outcome.loss)
+    assert outcome.steps == len(rows) == 4
+    assert [int(path.name.split("-")[1]) for path in sorted(tmp_path.iterdir())] == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("settings", "stop_after"),
+    [({}, NEVER), ({"steps": 1000, "lr": 30.0}, NEVER), ({}, 5)],
+    ids=["done", "diverged", "asked to stop"],
+)
+def test_no_end_of_an_attempt_that_was_taken_over_counts(tmp_path, settings, stop_after):
+    policy = CheckpointConfig(keep_final=True)
+    outcome, _ = run(tmp_path, small(**settings), stop_after=stop_after, checkpoint=policy, may_write=lambda: False)
+    assert (outcome.state, outcome.reason) == ("stopped", TAKEN_OVER)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_final_weights_are_kept_of_a_finished_run_that_asks_for_them(tmp_path):
+    policy = CheckpointConfig(keep_final=True)
+    run(tmp_path / "run", small(), stop_after=5, checkpoint=policy)
+    assert not list((tmp_path / "run").glob("final-*"))
+    run(tmp_path / "run", small(), checkpoint=policy)
+    (final,) = (tmp_path / "run").glob("final-*")
+    content = torch.load(final, weights_only=True)
+    assert content["step"] == 20
+    assert {name: tuple(tensor.shape) for name, tensor in content["model"].items()} == {
+        parameter.name: parameter.shape for parameter in parameters(small().model)
+    }
+    run(tmp_path / "plain", small())
+    assert not (tmp_path / "plain").exists()
+
+
+def test_a_finished_run_is_done_though_its_final_weights_find_no_room(tmp_path):
+    recorder = Recorder(NEVER)
+    with full_disk():
+        outcome, _ = run(tmp_path, small(), recorder=recorder, checkpoint=CheckpointConfig(keep_final=True))
+    assert outcome.state == "done"
+    assert recorder.notes == [f"the final weights could not be written to {tmp_path} (File too large)"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_checkpoint_of_another_run_is_refused(tmp_path):
@@ -446,7 +628,6 @@ def test_too_few_validation_sequences_are_noticed_before_training(tmp_path):
 
 
 def test_training_leaves_the_settings_of_torch_as_they_were(tmp_path):
-    torch = pytest.importorskip("torch")
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     run(tmp_path, small(steps=2), threads=2)
     assert (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()) == before

@@ -32,6 +32,9 @@ class Writer:
     def progress(self, _member: int, _step: int, _steps: int, _tokens_per_s: float) -> None:
         pass
 
+    def note(self, _member: int, text: str) -> None:
+        print(json.dumps({"note": text}), file=self.lines, flush=True)
+
 
 def look_seldom() -> None:
     """Set the interval between looks from the environment, and make steps long and the clock wrong."""
