@@ -1,8 +1,9 @@
 """Ranks of one run: who they are, and the few things they say to each other; the only module that starts a group.
 
-A launcher tells each process its place through the environment, as `torchrun` does: RANK, WORLD_SIZE, LOCAL_RANK, and
-either MASTER_ADDR with MASTER_PORT or SWEEPER_INIT_METHOD (such as `file:///shared/run/group`, a file that does not
-exist yet). Without WORLD_SIZE a process is alone and no group is started.
+A launcher tells each process its place through the environment, as `torchrun` does: RANK, WORLD_SIZE, LOCAL_RANK,
+LOCAL_WORLD_SIZE (the processes of this node; all of them where it is missing), and either MASTER_ADDR with MASTER_PORT
+or SWEEPER_INIT_METHOD (such as `file:///shared/run/group`, a file that does not exist yet). Without WORLD_SIZE a
+process is alone and no group is started.
 """
 
 import atexit
@@ -28,6 +29,8 @@ class World:
     rank: int
     size: int
     device: torch.device
+    local_size: int = 1
+    """Ranks on this node; those of a node are consecutive."""
 
     @property
     def leads(self) -> bool:
@@ -48,7 +51,7 @@ def join(device: Literal["auto", "cpu", "cuda"], environment: Mapping[str, str] 
     Raises:
         ValueError: The environment describes no world, or `cuda` is asked for where there is none.
     """
-    rank, size, local_rank = _place(environment)
+    rank, size, local_rank, local_size = _place(environment)
     chosen = _device(device, local_rank)
     if size > 1 and not dist.is_initialized():
         cuda = chosen.type == "cuda"
@@ -60,22 +63,27 @@ def join(device: Literal["auto", "cpu", "cuda"], environment: Mapping[str, str] 
             device_id=chosen if cuda else None,
         )
         atexit.register(dist.destroy_process_group)
-    return World(rank=rank, size=size, device=chosen)
+    return World(rank=rank, size=size, device=chosen, local_size=local_size)
 
 
-def _place(environment: Mapping[str, str]) -> tuple[int, int, int]:
+def _place(environment: Mapping[str, str]) -> tuple[int, int, int, int]:
     if "WORLD_SIZE" not in environment:
-        return 0, 1, 0
+        return 0, 1, 0, 1
     try:
         size = int(environment["WORLD_SIZE"])
         rank = int(environment["RANK"])
         local_rank = int(environment.get("LOCAL_RANK", "0"))
+        local_size = int(environment.get("LOCAL_WORLD_SIZE", size))
     except (KeyError, ValueError) as error:
-        seen = {name: environment.get(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-        raise ValueError(f"the environment describes no world: {seen}; set all three to whole numbers") from error
+        seen = {name: environment.get(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")}
+        raise ValueError(f"the environment describes no world: {seen}; set them to whole numbers") from error
     if not 0 <= rank < size:
         raise ValueError(f"RANK {rank} is not one of the {size} ranks of WORLD_SIZE; number them from 0")
-    return rank, size, local_rank
+    if not 1 <= local_size <= size:
+        raise ValueError(
+            f"LOCAL_WORLD_SIZE {local_size} is not between 1 and WORLD_SIZE {size}; leave it out or mend it"
+        )
+    return rank, size, local_rank, local_size
 
 
 def _device(device: Literal["auto", "cpu", "cuda"], local_rank: int) -> torch.device:
@@ -122,11 +130,32 @@ def _among(world: World) -> Iterator[None]:
     except (torch.OutOfMemoryError, torch.AcceleratorError):
         raise
     except RuntimeError as error:
-        cause = str(error).partition("\n")[0].partition(". ")[0]
-        raise PeerLost(
-            f"rank {world.rank} of {world.size} lost another rank ({cause}); "
-            "look why that one ended, then launch again: the run resumes from its last checkpoint"
-        ) from error
+        raise _lost(world, error) from error
+
+
+@contextmanager
+def exchanging(world: World) -> Iterator[None]:
+    """What surrounds work that exchanges on its way, such as the passes of a sharded model.
+
+    An error of the work itself stays what it is; only what gloo or NCCL reports means that a rank is lost.
+
+    Raises:
+        PeerLost: Another rank is gone.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if world.size > 1 and (isinstance(error, dist.DistError) or "/gloo/" in str(error)):
+            raise _lost(world, error) from error
+        raise
+
+
+def _lost(world: World, error: RuntimeError) -> PeerLost:
+    cause = str(error).partition("\n")[0].partition(". ")[0]
+    return PeerLost(
+        f"rank {world.rank} of {world.size} lost another rank ({cause}); "
+        "look why that one ended, then launch again: the run resumes from its last checkpoint"
+    )
 
 
 BUCKET_ELEMENTS = 1 << 25
@@ -167,6 +196,35 @@ def _average(gradients: list[Tensor], world: World) -> None:
         grad.copy_(mean.view_as(grad))
 
 
+def exchange(parts: Sequence[Tensor], sizes: Sequence[int], world: World) -> list[Tensor]:
+    """Give rank i the flat tensor `parts[i]`, all of one dtype; from each rank its part for this one.
+
+    Args:
+        parts: One for each rank, possibly empty.
+        sizes: Elements that each rank has for this one.
+        world: The ranks, all of which take part: one collective.
+
+    Raises:
+        PeerLost: Another rank is gone.
+    """
+    sent = torch.cat(list(parts))
+    received = sent.new_empty(sum(sizes))
+    with _among(world):
+        dist.all_to_all_single(received, sent, list(sizes), [part.numel() for part in parts])
+    return list(torch.split(received, list(sizes)))
+
+
+def add_over_ranks(values: Tensor, world: World) -> None:
+    """Replace `values` by their sum over ranks, the same bits on each.
+
+    Raises:
+        PeerLost: Another rank is gone.
+    """
+    if world.size > 1:
+        with _among(world):
+            dist.all_reduce(values)
+
+
 def sum_over_ranks(values: Sequence[float], world: World) -> list[float]:
     """The sum of each value, in float64 and the same on every rank; how all hear a flag that one has raised.
 
@@ -176,8 +234,7 @@ def sum_over_ranks(values: Sequence[float], world: World) -> list[float]:
     if world.size == 1:
         return list(values)
     total = torch.tensor(values, dtype=torch.float64, device=world.device)
-    with _among(world):
-        dist.all_reduce(total)
+    add_over_ranks(total, world)
     return total.tolist()
 
 

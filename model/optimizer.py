@@ -17,10 +17,12 @@ With rate η (the role's peak times the schedule's multiplier m), gradient G and
 
 λ is `Rates.weight_decay`, what one step at the peak rate removes, independent of the rate; it acts on hidden, expert
 and router matrices of the two baselines only. Experts are matrices of their own, each on its own sphere.
+
+Weights may be sharded (`model.sharding`): norms are those of whole matrices, however they are cut.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -29,7 +31,10 @@ from torch import Tensor, nn
 
 from kernels.primitives import matrix_radius, newton_schulz, sphere_step
 from model.config import OptimizerConfig, Rates, Role, TrainConfig
+from model.distributed import add_over_ranks
 from model.parameters import stacks
+from model.rounds import Round, Stack, plan_rounds
+from model.sharding import ALONE, Layout, local
 
 Rule = Literal["muonh", "muon", "adamh", "adamw"]
 
@@ -40,6 +45,8 @@ DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+CLIP_MARGIN = 1e-6
+"""Added to the norm before dividing by it, as torch's `clip_grad_norm_` does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,11 +54,32 @@ class Group:
     """Parameters of one shape that one rule moves together."""
 
     names: tuple[str, ...]
+    shape: tuple[int, ...]
+    """Of each parameter, whole."""
     rule: Rule
     rate: float
     """Peak learning rate."""
     decay: float
     """Fraction of the weight that one step at the peak rate removes."""
+
+    @property
+    def orthogonal(self) -> bool:
+        """Whether its directions come from Newton–Schulz."""
+        return self.rule in ("muonh", "muon")
+
+    @property
+    def on_sphere(self) -> bool:
+        """Whether every matrix keeps its norm."""
+        return self.rule in ("muonh", "adamh")
+
+    @property
+    def moments(self) -> tuple[str, ...]:
+        """The keys of its state, but the radius."""
+        return ("momentum",) if self.orthogonal else ("mean", "square")
+
+    @property
+    def stack(self) -> Stack:
+        return Stack(count=len(self.names), shape=self.shape)
 
 
 def rule(optimizer: OptimizerConfig, role: Role) -> Rule:
@@ -66,6 +94,7 @@ def groups(train: TrainConfig) -> tuple[Group, ...]:
     return tuple(
         Group(
             names=tuple(p.name for p in stack),
+            shape=stack[0].shape,
             rule=rule(train.optimizer, stack[0].role),
             rate=_rate(train.rates, stack[0].role),
             decay=train.rates.weight_decay if decays(train.optimizer, stack[0].role) else 0.0,
@@ -89,27 +118,54 @@ class Optimizer:
     """Moves the parameters of one model; it waits for no result on the host.
 
     State is kept and saved in float32 (float64 where the weights are): momentum or moments per parameter, the radius of
-    every matrix on a sphere, and the number of steps taken.
+    every matrix on a sphere, and the number of steps taken. Of a sharded parameter each rank holds its part of the
+    state, except that it knows the radii of all matrices that are cut between ranks.
+
+    Several ranks share out Newton–Schulz. A step then takes at most four collectives for each round of `model.rounds`,
+    two that carry matrices and two that add up norms, and two for a head on its sphere; clipping takes one.
     """
 
-    def __init__(self, weights: Mapping[str, Tensor], train: TrainConfig) -> None:
+    def __init__(self, weights: Mapping[str, Tensor], train: TrainConfig, layout: Layout) -> None:
         self.optimizer = train.optimizer
+        self.layout = layout
         self.groups = groups(train)
         self.weights = [tuple[Tensor, ...](weights[name] for name in group.names) for group in self.groups]
-        self.state = [_start(group, some) for group, some in zip(self.groups, self.weights, strict=True)]
+        self.rounds = tuple(_rounds(self.groups, layout))
+        self.state = self._start()
         self.steps = 0
+
+    @torch.no_grad()
+    def _start(self) -> list[dict[str, Tensor]]:
+        """Moments of zero, and the radii of the present weights."""
+        radii = {
+            i: matrix_radius(torch.stack(self._parts(i))) for i, group in enumerate(self.groups) if group.on_sphere
+        }
+        cut = [i for i in radii if self._cut(i)]
+        radii.update(zip(cut, self._over_shards([radii[i] for i in cut]), strict=True))
+        return [
+            {key: torch.zeros_like(torch.stack(self._parts(i))) for key in group.moments}
+            | ({"radius": radii[i]} if i in radii else {})
+            for i, group in enumerate(self.groups)
+        ]
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
         for weight in self._all():
             weight.grad = None
 
+    @torch.no_grad()
     def clip(self, max_norm: float) -> Tensor:
-        """Scale all gradients so that their joint norm is at most `max_norm` (0: leave them); the norm before, 0-d."""
-        gradients = [weight.grad for weight in self._all() if weight.grad is not None]
+        """Scale all gradients so that their joint norm is at most `max_norm` (0: leave them); the norm before, 0-d.
+
+        Raises:
+            PeerLost: Another rank is gone.
+        """
+        gradients = [local(weight.grad, self.layout) for weight in self._all() if weight.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
-        if max_norm > 0:
-            nn.utils.clip_grads_with_norm_(self._all(), max_norm, norm)
+        if self.layout.shards > 1:
+            (norm,) = self._over_shards([norm])
+        if max_norm > 0 and gradients:
+            torch._foreach_mul_(gradients, (max_norm / (norm + CLIP_MARGIN)).clamp(max=1.0))
         return norm
 
     @torch.no_grad()
@@ -117,74 +173,126 @@ class Optimizer:
         """Move every parameter against its gradient at `multiplier` times its peak rate.
 
         A parameter without a gradient counts as one whose gradient is zero.
+
+        Raises:
+            PeerLost: Another rank is gone.
         """
         self.steps += 1
-        for group, some, state in zip(self.groups, self.weights, self.state, strict=True):
-            weight = torch.stack(some)
-            gradient = torch.stack([torch.zeros_like(w) if w.grad is None else w.grad for w in some])
-            moved = self._moved(group, weight, gradient, state, multiplier)
-            torch._foreach_copy_(some, moved.unbind())
+        for some, shared in self.rounds:
+            updates = [self._update(i) for i in some]
+            directions = shared.directions(updates, self._orthogonal) if shared else updates
+            del updates
+            cut = {i: direction for i, direction in zip(some, directions, strict=True) if self._cut(i)}
+            for i, direction in zip(some, directions, strict=True):
+                if i not in cut:
+                    torch._foreach_copy_(self._parts(i), self._moved(i, direction, multiplier).unbind())
+            if cut:
+                self._move_cut(cut, multiplier)
 
-    def _moved(
-        self, group: Group, weight: Tensor, gradient: Tensor, state: Mapping[str, Tensor], multiplier: float
-    ) -> Tensor:
+    def _update(self, i: int) -> Tensor:
+        """Adam's direction of a group, or what Newton–Schulz makes a direction of; moments move on."""
+        layout, weights = self.layout, self.weights[i]
+        gradient = torch.stack([local(torch.zeros_like(w) if w.grad is None else w.grad, layout) for w in weights])
+        state = self.state[i]
+        if self.groups[i].orthogonal:
+            return momentum_update(self.optimizer, gradient, state["momentum"])
+        return adam_direction(self.optimizer, gradient, state["mean"], state["square"], self.steps)
+
+    def _orthogonal(self, update: Tensor) -> Tensor:
+        return newton_schulz(update, self.optimizer.ns_steps, DTYPES[self.optimizer.ns_dtype])
+
+    def _moved(self, i: int, direction: Tensor, multiplier: float) -> Tensor:
+        group, weight = self.groups[i], torch.stack(self._parts(i))
         rate = multiplier * group.rate
-        if group.rule in ("muonh", "muon"):
-            direction = orthogonal_direction(self.optimizer, gradient, state["momentum"])
-        else:
-            direction = adam_direction(self.optimizer, gradient, state["mean"], state["square"], self.steps)
-        if group.rule in ("muonh", "adamh"):
-            return sphere_step(weight, direction, rate, state["radius"])
+        if group.on_sphere:
+            return sphere_step(weight, direction, rate, self.state[i]["radius"])
         if group.rule == "muon":
-            rate *= math.sqrt(weight.shape[-2] / weight.shape[-1])
+            rate *= math.sqrt(group.shape[-2] / group.shape[-1])
         return torch.add(weight * (1 - multiplier * group.decay), direction, alpha=-rate)
 
+    def _move_cut(self, directions: Mapping[int, Tensor], multiplier: float) -> None:
+        """`sphere_step` of groups whose matrices are cut between ranks: norms come from all of them at once."""
+        lengths = self._over_shards([matrix_radius(direction) for direction in directions.values()])
+        for (i, direction), length in zip(directions.items(), lengths, strict=True):
+            step = direction * (multiplier * self.groups[i].rate * self.state[i]["radius"] / length)
+            torch._foreach_sub_(self._parts(i), step.unbind())
+        norms = self._over_shards([matrix_radius(torch.stack(self._parts(i))) for i in directions])
+        for i, norm in zip(directions, norms, strict=True):
+            torch._foreach_mul_(self._parts(i), (self.state[i]["radius"] / norm).unbind())
+
+    def _cut(self, i: int) -> bool:
+        """Whether a group's matrices lie on a sphere and no rank holds a whole one."""
+        return self.groups[i].on_sphere and self.groups[i].stack.cut(self.layout)
+
+    def _over_shards(self, norms: Sequence[Tensor]) -> list[Tensor]:
+        """The norm of what the ranks of a copy hold together, for each norm of what this rank holds.
+
+        One collective among all ranks, not one in each copy: copies that differ in a bit would drift apart.
+        """
+        if not norms:
+            return []
+        squares = torch.cat([norm.flatten() for norm in norms]).double().square()
+        add_over_ranks(squares, self.layout.world)
+        whole = (squares / self.layout.copies).sqrt().to(norms[0].dtype)
+        parts = torch.split(whole, [norm.numel() for norm in norms])
+        return [part.view_as(norm) for part, norm in zip(parts, norms, strict=True)]
+
+    def tensors(self) -> Iterator[tuple[str, str, Tensor]]:
+        """What this rank holds of the state: parameter, key (such as `momentum`) and tensor, sharing its memory."""
+        for group, state in zip(self.groups, self.state, strict=True):
+            for i, name in enumerate(group.names):
+                yield from ((name, key, stack[i]) for key, stack in state.items())
+
     def state_dict(self) -> dict[str, Any]:
-        """`steps`, and the tensors of each parameter under its name: independent of how parameters are grouped."""
-        tensors = {
-            name: {key: stack[i].clone() for key, stack in state.items()}
-            for group, state in zip(self.groups, self.state, strict=True)
-            for i, name in enumerate(group.names)
-        }
-        return {"steps": self.steps, "parameters": tensors}
+        """`steps`, and copies of this rank's tensors of each parameter: independent of how parameters are grouped."""
+        found: dict[str, dict[str, Tensor]] = {}
+        for name, key, tensor in self.tensors():
+            found.setdefault(name, {})[key] = tensor.clone()
+        return {"steps": self.steps, "parameters": found}
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        """Continue, bit for bit, from what `state_dict` gave.
+        """Continue, bit for bit, from what `state_dict` gave on this rank.
 
         Raises:
             KeyError: The state belongs to another model or update rule.
         """
-        for group, state in zip(self.groups, self.state, strict=True):
-            for i, name in enumerate(group.names):
-                for key, stack in state.items():
-                    stack[i].copy_(saved["parameters"][name][key])
+        for name, key, tensor in self.tensors():
+            tensor.copy_(saved["parameters"][name][key])
         self.steps = saved["steps"]
+
+    def _parts(self, i: int) -> list[Tensor]:
+        """What this rank holds of a group's parameters."""
+        return [local(weight, self.layout) for weight in self.weights[i]]
 
     def _all(self) -> list[Tensor]:
         return [weight for some in self.weights for weight in some]
 
 
-def make_optimizer(model: nn.Module, train: TrainConfig) -> Optimizer:
-    """The optimiser of a model of `train.model`, already on its device; radii are those of its present weights."""
-    return Optimizer(dict(model.named_parameters()), train)
+def make_optimizer(model: nn.Module, train: TrainConfig, layout: Layout = ALONE) -> Optimizer:
+    """The optimiser of a model of `train.model`, laid out already; radii are those of its present weights.
+
+    Every rank must call it.
+    """
+    return Optimizer(dict(model.named_parameters()), train, layout)
 
 
-@torch.no_grad()
-def _start(group: Group, weights: tuple[Tensor, ...]) -> dict[str, Tensor]:
-    weight = torch.stack(weights)
-    state = (
-        {"momentum": torch.zeros_like(weight)}
-        if group.rule in ("muonh", "muon")
-        else {"mean": torch.zeros_like(weight), "square": torch.zeros_like(weight)}
-    )
-    return {**state, "radius": matrix_radius(weight)} if group.rule in ("muonh", "adamh") else state
+def cut_like_its_parameter(key: str, weight: Tensor) -> bool:
+    """Whether ranks hold parts of this tensor of a parameter's state; the radius of a matrix each knows whole."""
+    return key != "radius" or weight.dim() > 2
 
 
-def orthogonal_direction(optimizer: OptimizerConfig, gradient: Tensor, momentum: Tensor) -> Tensor:
-    """Muon's direction of matrices (…, out, in); `momentum` is updated in place."""
+def _rounds(groups: Sequence[Group], layout: Layout) -> Iterator[tuple[tuple[int, ...], Round | None]]:
+    """The groups that move together, and how their matrices travel if they do."""
+    orthogonal = [i for i, group in enumerate(groups) if group.orthogonal]
+    for some in plan_rounds([groups[i].stack for i in orthogonal], layout):
+        yield tuple(orthogonal[k] for k in some.stacks), some
+    yield from (((i,), None) for i, group in enumerate(groups) if not group.orthogonal)
+
+
+def momentum_update(optimizer: OptimizerConfig, gradient: Tensor, momentum: Tensor) -> Tensor:
+    """What Muon orthogonalises; `momentum` is updated in place."""
     momentum.mul_(optimizer.momentum).add_(gradient)
-    update = torch.add(gradient, momentum, alpha=optimizer.momentum) if optimizer.nesterov else momentum
-    return newton_schulz(update, optimizer.ns_steps, DTYPES[optimizer.ns_dtype])
+    return torch.add(gradient, momentum, alpha=optimizer.momentum) if optimizer.nesterov else momentum
 
 
 def adam_direction(optimizer: OptimizerConfig, gradient: Tensor, mean: Tensor, square: Tensor, steps: int) -> Tensor:

@@ -6,32 +6,68 @@ Tensors stand whole under their parameter's name, so that a run may go on with a
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
 from model.distributed import World
-from model.optimizer import Optimizer
+from model.optimizer import Optimizer, cut_like_its_parameter
+from model.sharding import gathered, give_up_gathered, local
+from model.transformer import Transformer
 
 
-def full_state(model: nn.Module, optimizer: Optimizer, world: World) -> dict[str, Any] | None:
+@torch.no_grad()
+def full_state(model: Transformer, optimizer: Optimizer, world: World) -> dict[str, Any] | None:
     """`model` and `optimizer`, copied to the host of rank 0; None on the other ranks. Every rank must call it.
 
-    Training may go on while the copy is written.
+    Shards are gathered one tensor at a time. Training may go on while the copy is written.
+
+    Raises:
+        PeerLost: Another rank is gone.
     """
+    layout = optimizer.layout
+    give_up_gathered(model, layout)
+    parameters = dict(model.named_parameters())
+    weights: dict[str, Tensor] = {}
+    states: dict[str, dict[str, Tensor]] = {}
+    for name, weight in parameters.items():
+        whole = gathered(local(weight, layout), weight, layout)
+        if world.leads:
+            weights[name] = _on_host(whole)
+    for name, key, tensor in optimizer.tensors():
+        cut = cut_like_its_parameter(key, parameters[name])
+        whole = gathered(tensor, parameters[name], layout) if cut else tensor
+        if world.leads:
+            states.setdefault(name, {})[key] = _on_host(whole)
     if not world.leads:
         return None
-    weights = {name: _on_host(weight) for name, weight in model.state_dict().items()}
-    return {"model": weights, "optimizer": optimizer.state_dict()}
+    return {"model": weights, "optimizer": {"steps": optimizer.steps, "parameters": states}}
 
 
-def load_state(model: nn.Module, optimizer: Optimizer, state: Mapping[str, Any]) -> None:
-    """Continue from what `full_state` gave on rank 0, each rank with its part; every rank has read the whole.
+@torch.no_grad()
+def load_state(model: Transformer, optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+    """Continue from what `full_state` gave on rank 0, in any layout: each rank takes its part of the whole.
 
     Raises:
         KeyError: The state belongs to another model or update rule.
     """
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
+    layout = optimizer.layout
+
+    def part(whole: Tensor) -> Tensor:
+        rows = layout.piece(len(whole))
+        return whole[rows.start : rows.stop]
+
+    give_up_gathered(model, layout)
+    parameters = dict(model.named_parameters())
+    for name, weight in parameters.items():
+        local(weight, layout).copy_(part(state["model"][name]))
+    parts = {
+        name: {
+            key: part(whole) if cut_like_its_parameter(key, parameters[name]) else whole for key, whole in some.items()
+        }
+        for name, some in state["optimizer"]["parameters"].items()
+    }
+    optimizer.load_state_dict({"steps": state["optimizer"]["steps"], "parameters": parts})
 
 
 def _on_host(tensor: Tensor) -> Tensor:
-    return tensor.detach().to("cpu", copy=True)
+    return tensor.to("cpu", copy=True)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -20,11 +21,12 @@ from model.checkpoint import Found, newest_checkpoint, read_checkpoint
 from model.config import Execution, TrainConfig
 from model.corpus import check_corpus
 from model.data import TokenData, open_data
-from model.distributed import World, average_gradients, from_lead, join, share, sum_over_ranks
+from model.distributed import World, average_gradients, exchanging, from_lead, join, share, sum_over_ranks
 from model.divergence import Divergence, watch
 from model.optimizer import DTYPES, Optimizer, make_optimizer
 from model.saving import Saver
 from model.schedule import multiplier
+from model.sharding import give_up_gathered, lay_out, make_layout, reduce_across_copies
 from model.state import full_state, load_state
 from model.transformer import Transformer
 
@@ -292,7 +294,8 @@ def _prepare(member: Member, execution: Execution) -> _Run:
         evaluation_sequences=config.evaluation.sequences,
     )
     model = Transformer(config.model, config.rates, seed=config.seed.init, dtype=DTYPES[config.precision])
-    model.to(world.device)
+    layout = make_layout(execution, world)
+    lay_out(model, layout)
     return _Run(
         config=config,
         execution=execution,
@@ -301,7 +304,7 @@ def _prepare(member: Member, execution: Execution) -> _Run:
         rows=rows,
         data=data,
         model=model,
-        optimizer=make_optimizer(model, config),
+        optimizer=make_optimizer(model, config, layout),
     )
 
 
@@ -363,17 +366,20 @@ def _save_final(run: _Run, saver: Saver) -> None:
 
 def _step(run: _Run, step: int) -> _Step:
     """One optimiser step on this rank's rows of the global batch, without waiting for the device."""
-    config = run.config
+    config, layout = run.config, run.optimizer.layout
     scale = multiplier(config.schedule, step, config.steps)
     run.optimizer.zero_grad()
     loss = torch.zeros((), dtype=torch.float64, device=run.world.device)
     for rows in _micro_batches(run.rows, run.execution.micro_batch):
         inputs_BT, targets_BT = run.data.batch(step, config.batch_sequences, rows.start, rows.stop)
-        logits_BTV = run.model(inputs_BT.to(run.world.device, non_blocking=True))
-        mean = cross_entropy(logits_BTV, targets_BT.to(run.world.device, non_blocking=True))
-        torch.autograd.backward(mean * (len(rows) / len(run.rows)))
+        reduce_across_copies(run.model, layout, now=rows.stop == run.rows.stop)
+        with exchanging(run.world):
+            logits_BTV = run.model(inputs_BT.to(run.world.device, non_blocking=True))
+            mean = cross_entropy(logits_BTV, targets_BT.to(run.world.device, non_blocking=True))
+            torch.autograd.backward(mean * (len(rows) / len(run.rows)))
         loss += mean.detach() * (len(rows) / config.batch_sequences)
-    average_gradients(run.model.parameters(), run.world)
+    if layout.shards == 1:
+        average_gradients(run.model.parameters(), run.world)
     grad_norm = run.optimizer.clip(config.optimizer.clip)
     run.optimizer.step(scale)
     return _Step(step=step + 1, lr=config.rates.hidden * scale, loss=loss, grad_norm=grad_norm)
@@ -469,13 +475,20 @@ def _validate(run: _Run, caller: _Caller, step: int, speed: float) -> float:
     world, sequences = run.world, run.config.evaluation.sequences
     start, stop = sequences * world.rank // world.size, sequences * (world.rank + 1) // world.size
     per_batch = run.execution.micro_batch or len(run.rows)
+    # Ranks that share a copy of the model gather it together: who has fewer batches passes another one, uncounted.
+    turns = math.ceil(math.ceil(sequences / world.size) / per_batch)
+    idle_BT = torch.zeros(1, run.config.model.context, dtype=torch.long)
+    batches = islice(chain(run.data.validation(sequences, per_batch, start, stop), repeat((idle_BT, None))), turns)
     total = torch.zeros((), dtype=torch.float64, device=world.device)
-    for inputs_BT, targets_BT in run.data.validation(sequences, per_batch, start, stop):
-        logits_BTV = run.model(inputs_BT.to(world.device, non_blocking=True))
-        total += cross_entropy(logits_BTV, targets_BT.to(world.device, non_blocking=True)) * len(targets_BT)
+    for inputs_BT, targets_BT in batches:
+        with exchanging(world):
+            logits_BTV = run.model(inputs_BT.to(world.device, non_blocking=True))
+        if targets_BT is not None:
+            total += cross_entropy(logits_BTV, targets_BT.to(world.device, non_blocking=True)) * len(targets_BT)
         caller.alive(step)
         if world.leads:
             caller.observer.progress(0, step, run.config.steps, speed)
+    give_up_gathered(run.model, run.optimizer.layout)
     (summed,) = sum_over_ranks([total.item()], world)
     return summed / sequences
 
