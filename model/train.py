@@ -187,7 +187,7 @@ def train(
         may_write: Asked on rank 0 before every checkpoint and before the end: whether this attempt still owns the run.
             Its no stops all ranks; they write nothing more, and the reason is `TAKEN_OVER`.
         alive: Told the steps done on every rank: before the first step, at every look, and at every batch of a
-            validation. What `model.watchdog.Watchdog.beat` wants; the time to the first call is that of starting up.
+            validation: what a watchdog lives on. It hears nothing while ranks wait for the last checkpoint.
 
     Returns:
         The outcome of each member, the same on every rank.

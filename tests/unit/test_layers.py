@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 ROWS = (
-    "errors files laws expressions typed model.config model.parameters model.shape",
+    "errors files laws expressions typed watchdog model.config model.parameters model.shape",
     "spec columns records status fits model.corpus snapshot",
     "config grid plan table",
     "scheduler worker worker_entry launch sources terminal figures analysis",
