@@ -81,7 +81,7 @@ def test_the_time_in_which_the_whole_process_was_stopped_is_no_silence(tmp_path)
     program = (
         "import sys, time; from sweeper.watchdog import Watchdog\n"
         "with Watchdog(lambda: 1.2, lambda s: print('hang', flush=True), tick_s=0.05) as watchdog:\n"
-        "    watchdog.beat(); print('ready', flush=True); time.sleep(1.8)\n"
+        "    watchdog.beat(); print('ready', flush=True); time.sleep(2.0)\n"
         "    watchdog.beat(); time.sleep(0.2); print('done', flush=True)\n"
     )
     root = str(Path(sweeper.watchdog.__file__).parents[1])
@@ -90,8 +90,9 @@ def test_the_time_in_which_the_whole_process_was_stopped_is_no_silence(tmp_path)
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
+    time.sleep(0.2)  # some ticks after its sign of life
     os.kill(process.pid, signal.SIGSTOP)
-    time.sleep(1.5)  # the child, which sleeps for 1.8 s, is still silent when it goes on
+    time.sleep(1.5)  # the child, which sleeps for 2 s, is still silent when it goes on
     os.kill(process.pid, signal.SIGCONT)
     assert process.communicate(timeout=30)[0] == "done\n"
 
