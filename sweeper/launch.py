@@ -13,31 +13,34 @@ from typing import Any
 
 from model.config import DataConfig
 from model.corpus import check_corpus, read_corpus
-from sweeper import scheduler
 from sweeper.errors import ConfigError, DataError, LaunchError
-from sweeper.plan import Plan, PlannedRun, make_plan, plan_json
+from sweeper.plan import Plan, PlannedRun, Speeds, make_plan, plan_json
 from sweeper.records import (
     Beat,
     JobFile,
     Owner,
+    Submitted,
     SweepFolder,
     close_job,
-    is_lost,
     launcher_lock,
-    live_jobs,
+    local_jobs,
     read_attempts,
     read_beat,
     read_evidence,
+    read_jobs,
     read_json,
+    read_records,
     write_job,
     write_json,
     write_spec,
     write_submitted,
     write_text,
 )
+from sweeper.scheduler import local
+from sweeper.slurm import Queue, ask_queue
 from sweeper.snapshot import take_snapshot
 from sweeper.spec import Cluster, RunSpec, Sweep
-from sweeper.status import FINISHED, State, state_of, states
+from sweeper.status import ACTIVE, FINISHED, State, state_of, states
 
 POLL_S = 0.2
 HEARTBEAT_S = 1.0
@@ -88,9 +91,27 @@ class LaunchResult:
 
 
 def plan_sweep(sweep: Sweep, specs: Sequence[RunSpec], folder: SweepFolder) -> Plan:
-    """The plan of a sweep as the disk shows it now."""
-    found = states(read_evidence(folder, [spec.run_id for spec in specs]))
-    return make_plan(sweep.name, specs, found, sweep.cluster, sweep.execution)
+    """The plan of a sweep as the disk, this machine and SLURM show it now."""
+    found = states(read_evidence(folder, [spec.run_id for spec in specs], ask_about(folder)))
+    return make_plan(sweep.name, specs, found, sweep.cluster, sweep.execution, measured(folder))
+
+
+def ask_about(folder: SweepFolder) -> Queue | None:
+    """What SLURM says of the jobs of a sweep; None where it has none there."""
+    submitted = [(name, job.time) for name, (job, _) in read_jobs(folder).items() if job.cluster is not None]
+    if not submitted:
+        return None
+    return ask_queue([name for name, _ in submitted], since=min(since for _, since in submitted))
+
+
+def measured(folder: SweepFolder) -> Speeds:
+    """The slowest tokens per second of finished runs, by parameters and number of processes."""
+    speeds: dict[tuple[int, int], float] = {}
+    for record in read_records(folder).values():
+        if record.state == "done":
+            shape = (record.params_total, record.world_size)
+            speeds[shape] = min(record.tokens_per_s, speeds.get(shape, record.tokens_per_s))
+    return speeds
 
 
 def check_runs(specs: Sequence[RunSpec], cluster: Cluster) -> tuple[str, ...]:
@@ -226,7 +247,7 @@ class _Active:
     owner: Owner
     runs: tuple[str, ...]
     processes: int
-    slots: tuple[scheduler.Slot, ...]
+    slots: tuple[local.Slot, ...]
     """What it keeps others from; nothing for a job of an earlier launcher that found no slot free any more."""
     broken_since: float | None = None
     """When some of its processes were first seen missing, by the monotonic clock."""
@@ -243,7 +264,7 @@ class _Following:
     specs: Mapping[str, RunSpec]
     planned: dict[str, PlannedRun] = field(init=False)
     waiting: deque[RunSpec] = field(init=False)
-    free: list[scheduler.Slot] = field(init=False)
+    free: list[local.Slot] = field(init=False)
     active: dict[str, _Active] = field(init=False, default_factory=dict)
     """By job id."""
     ended: dict[str, State] = field(init=False)
@@ -258,25 +279,23 @@ class _Following:
         self.ended = {run_id: run.state for run_id, run in self.planned.items() if run.state in FINISHED}
         memory_gib = max((run.memory_gib for run in self.plan.runs), default=0.0)
         cluster, execution = self.sweep.cluster, self.sweep.execution
-        self.free = list(reversed(scheduler.slots(cluster, execution, memory_gib)))
-        for job, (file, owner) in live_jobs(self.folder).items():
+        self.free = list(reversed(local.slots(cluster, execution, memory_gib)))
+        for job, (file, owner) in local_jobs(self.folder).items():
             self._adopt(job, owner, file.runs, file.processes, file.gpus)
         for run_id, run in self.planned.items():
             if run.state == "running":
                 self._adopt_holder(run_id)
         held = {run_id for active in self.active.values() for run_id in active.runs}
         # What was running when the plan was made and is held by nobody now died in between.
-        self.waiting.extend(
-            self.specs[r] for r, run in self.planned.items() if run.state == "running" and r not in held
-        )
+        gone = [r for r, run in self.planned.items() if run.state == "running" and r not in held]
+        now = states(read_evidence(self.folder, gone))
+        self.waiting.extend(self.specs[r] for r in gone if now[r] not in FINISHED | ACTIVE)
 
-    def _adopt(
-        self, job: str, owner: Owner, runs: tuple[str, ...], processes: int, gpus: scheduler.Slot | None
-    ) -> None:
+    def _adopt(self, job: str, owner: Owner, runs: tuple[str, ...], processes: int, gpus: local.Slot | None) -> None:
         """Wait for a job that an earlier launcher started; on this machine it keeps its GPUs, or a core."""
         if not any(run_id in self.specs for run_id in runs):
             return
-        taken: tuple[scheduler.Slot, ...] = ()
+        taken: tuple[local.Slot, ...] = ()
         if owner.here and gpus:
             taken = tuple(slot for slot in self.free if set(slot) & set(gpus))
         elif owner.here and gpus is not None:
@@ -297,7 +316,7 @@ class _Following:
     def step(self) -> bool:
         """Take up what ended, start what fits; False when nothing is left to wait for."""
         for job, active in tuple(self.active.items()):
-            if is_lost(self.folder, active.owner, job) or self._ended_elsewhere(active):
+            if not active.owner.alive if active.owner.here else self._ended_elsewhere(active):
                 self._take_up(job)
             elif active.processes > 1 and active.owner.here:
                 self._end_if_broken(active)
@@ -306,47 +325,45 @@ class _Following:
         return bool(self.active or self.waiting)
 
     def _ended_elsewhere(self, active: _Active) -> bool:
-        """Whether another machine's job left a record or an end: its process cannot be asked."""
-        if active.owner.here:
-            return False
-        found = read_evidence(self.folder, active.runs, in_jobs=())
-        return all(seen.record or (seen.attempts and seen.attempts[-1].end) for seen in found.values())
+        """Whether another machine's job left a record or an end, or is silent: its process cannot be asked."""
+        found = read_evidence(self.folder, active.runs, jobs=False)
+        return all(seen.record or seen.holder == "none" for seen in found.values())
 
     def _end_if_broken(self, active: _Active) -> None:
         """Kill what waits for a process that died: the controller of a job waits for all of them."""
-        if not scheduler.is_broken(active.owner, active.processes):
+        if not local.is_broken(active.owner, active.processes):
             active.broken_since = None
         elif active.broken_since is None:
             active.broken_since = time.monotonic()
         elif time.monotonic() - active.broken_since > BROKEN_S:
-            scheduler.kill(active.owner)
+            local.kill(active.owner)
 
-    def _start(self, spec: RunSpec, slot: scheduler.Slot) -> None:
+    def _start(self, spec: RunSpec, slot: local.Slot) -> None:
         write_spec(self.folder, spec)
         name = f"{time.strftime('%Y%m%d-%H%M%S')}-{spec.run_id}-{os.getpid()}-{self.lost[spec.run_id]}"
         job = JobFile(
             job=name,
-            runs=(spec.run_id,),
+            tasks=((spec.run_id,),),
             code=self.code,
             processes=self.sweep.cluster.processes,
             heartbeat_s=HEARTBEAT_S,
             execution=self.sweep.execution,
             gpus=slot,
+            time=time.time(),
         )
         path = write_job(self.folder, job).resolve()
-        owner = scheduler.submit(path, self.sweep.cluster, _environment(self.folder, job))
+        owner = local.submit(path, self.sweep.cluster, _environment(self.folder, job))
         # Known here first: should the note below fail, `stop` still ends the process.
         self.active[name] = _Active(owner=owner, runs=job.runs, processes=job.processes, slots=(slot,))
         self.started.add(spec.run_id)
-        write_submitted(path, owner)
+        write_submitted(path, Submitted(owner=owner, time=time.time()))
 
     def _take_up(self, job: str) -> None:
         """What became of the runs of a job that ended."""
         active = self.active.pop(job)
         close_job(self.folder.jobs / job)
         self.free.extend(active.slots)
-        in_jobs = {run_id for other in self.active.values() for run_id in other.runs}
-        for run_id, seen in read_evidence(self.folder, active.runs, in_jobs).items():
+        for run_id, seen in read_evidence(self.folder, active.runs).items():
             state = state_of(seen)
             if state in FINISHED:
                 self.ended[run_id] = state
@@ -375,13 +392,13 @@ class _Following:
         last = attempts[-1] if attempts and attempts[-1].job == job else None
         if last is not None and last.end is not None and last.end.state == "error":
             return Failure(run_id=run_id, reason=last.end.reason, log=self.folder.attempt(run_id, last.number) / "log")
-        lines = scheduler.log_tail(self.folder.jobs / job, lines=1)
+        lines = local.log_tail(self.folder.jobs / job, lines=1)
         reason = f"its worker died {self.lost[run_id]} times without a record" + (f" ({lines})" if lines else "")
         return Failure(run_id=run_id, reason=reason, log=self.folder.jobs / job / "submitit")
 
     def standing(self) -> Standing:
         """Tokens done and the speed of what runs, from the heartbeats."""
-        beats = [read_beat(self.folder, job) for job in self.active]
+        beats = [self._beat(run_id) for active in self.active.values() for run_id in active.runs]
         running = tuple(beat for beat in beats if beat is not None and beat.run_id in self.planned)
         partial = sum(self.planned[b.run_id].tokens * b.step / max(1, b.steps) for b in running)
         return Standing(
@@ -393,6 +410,10 @@ class _Following:
             running=running,
         )
 
+    def _beat(self, run_id: str) -> Beat | None:
+        attempts = read_attempts(self.folder, run_id)
+        return read_beat(self.folder, run_id, attempts[-1].number) if attempts else None
+
     def stop(self, interrupts: _Interrupts) -> None:
         """Ask what still runs to write a checkpoint and end; kill what does not, or at a second Ctrl-C."""
         ours = [active.owner for active in self.active.values() if active.owner.here]
@@ -401,10 +422,10 @@ class _Following:
             if time.monotonic() - asked > ASK_AGAIN_S:
                 asked = time.monotonic()
                 for owner in ours:
-                    scheduler.terminate(owner)
+                    local.terminate(owner)
             time.sleep(POLL_S / 4)
         for owner in ours:
-            scheduler.kill(owner)
+            local.kill(owner)
 
 
 def _environment(folder: SweepFolder, job: JobFile) -> dict[str, str]:

@@ -1,13 +1,15 @@
 """What is left to run and what it costs; pure."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from model.config import Execution
 from model.shape import memory_bytes, model_shape
+from sweeper.errors import ConfigError
 from sweeper.spec import Cluster, RunSpec, Value
-from sweeper.status import FINISHED, State, count_states
+from sweeper.status import FINISHED, STARTABLE, State, count_states
 from sweeper.typed import plain
 
 SCHEMA_VERSION = 1
@@ -40,6 +42,11 @@ class PlannedRun:
     """Estimate for one process."""
     gpu_hours: float
     """Device-hours at the cluster profile's throughput."""
+    processes: int = 1
+    """Processes that it is planned for, one per device."""
+    nodes: int = 1
+    time_min: int = 0
+    """Time limit of its job, minutes; 0 for none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,9 +66,19 @@ class Totals:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """Runs that are submitted together."""
+    """Runs that share an allocation: one, or as many small ones as a whole node takes."""
 
     runs: tuple[RunSpec, ...]
+    processes: int = 1
+    """Of each run."""
+    nodes: int = 1
+    time_min: int = 0
+    """Time limit, minutes; 0 for none."""
+
+    @property
+    def tasks_per_node(self) -> int:
+        """Processes on each node, those of all runs together."""
+        return len(self.runs) * self.processes // self.nodes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,22 +93,47 @@ class Plan:
     totals: Totals
 
 
+Speeds = Mapping[tuple[int, int], float]
+"""Measured tokens per second of a run, by `params_total` and number of processes."""
+
+STARTUP_MIN = 10
+"""Beside the training itself: start of the processes, validation, checkpoints; minutes."""
+SAFETY = 1.5
+"""A time limit over the estimate of measured runs."""
+MEMORY_SHARE = 0.92
+"""Of a device's memory that a plan fills: the rest is the CUDA context, NCCL's buffers and fragmentation."""
+
+
 def make_plan(
-    sweep: str, specs: Sequence[RunSpec], states: Mapping[str, State], cluster: Cluster, execution: Execution
+    sweep: str,
+    specs: Sequence[RunSpec],
+    states: Mapping[str, State],
+    cluster: Cluster,
+    execution: Execution,
+    speeds: Speeds | None = None,
 ) -> Plan:
-    """Price every run, and make a job of each that has no result and is not running, the longest first."""
-    flops_per_hour = cluster.gpu.peak_flops * cluster.gpu.mfu * 3600
-    runs = tuple(_planned(s, states.get(s.run_id, "new"), flops_per_hour, cluster, execution) for s in specs)
+    """Price every run, choose its devices, and make jobs of those that have no result and that nobody works on.
+
+    The longest come first. On SLURM a run takes as few devices as its memory and the time limit need, unless
+    `cluster.processes` says how many; where nodes are given whole, small runs share one.
+
+    Args:
+        speeds: What finished runs of the sweep measured; they shorten the time limit.
+
+    Raises:
+        ConfigError: No number of devices holds a run.
+    """
+    runs = tuple(_planned(s, states.get(s.run_id, "new"), cluster, execution, speeds or {}) for s in specs)
     distinct = {run.run_id: (spec, run) for spec, run in zip(specs, runs, strict=True)}
     once = [run for _, run in distinct.values()]
     left = [run for run in once if run.state not in FINISHED]
-    to_run = [pair for pair in distinct.values() if pair[1].state not in FINISHED and pair[1].state != "running"]
+    to_run = [pair for pair in distinct.values() if pair[1].state in STARTABLE]
     by_cost = sorted(to_run, key=lambda pair: -pair[1].flops_causal)
     return Plan(
         sweep=sweep,
         device=cluster.gpu.name,
         runs=runs,
-        jobs=tuple(Job(runs=(spec,)) for spec, _ in by_cost),
+        jobs=_jobs(by_cost, cluster),
         totals=Totals(
             runs=len(once),
             left=len(left),
@@ -105,11 +147,31 @@ def make_plan(
     )
 
 
-def _planned(spec: RunSpec, state: State, flops_per_hour: float, cluster: Cluster, execution: Execution) -> PlannedRun:
+def _jobs(by_cost: Sequence[tuple[RunSpec, PlannedRun]], cluster: Cluster) -> tuple[Job, ...]:
+    """One job per run; on whole nodes runs of one shape are packed together, neighbours in cost."""
+    shapes: dict[tuple[int, int], list[tuple[RunSpec, PlannedRun]]] = {}
+    for spec, run in by_cost:
+        shapes.setdefault((run.processes, run.nodes), []).append((spec, run))
+    jobs = []
+    for (processes, nodes), pairs in shapes.items():
+        whole = cluster.scheduler == "slurm" and cluster.slurm.exclusive and nodes == 1
+        size = max(1, cluster.slurm.processes_per_node // processes) if whole else 1
+        for first in range(0, len(pairs), size):
+            some = pairs[first : first + size]
+            time_min = max(run.time_min for _, run in some)
+            jobs.append(Job(runs=tuple(s for s, _ in some), processes=processes, nodes=nodes, time_min=time_min))
+    cost = {spec.run_id: run.flops_causal for spec, run in by_cost}
+    return tuple(sorted(jobs, key=lambda job: -cost[job.runs[0].run_id]))
+
+
+def _planned(spec: RunSpec, state: State, cluster: Cluster, execution: Execution, speeds: Speeds) -> PlannedRun:
     train = spec.train
     shape = model_shape(train.model)
     flops_causal = float(shape.flops_per_token_causal) * train.tokens
-    memory = memory_bytes(train, micro_batch=execution.micro_batch, processes=cluster.processes)
+    device_s = flops_causal / (cluster.gpu.peak_flops * cluster.gpu.mfu)
+    processes = cluster.processes or _processes(spec, device_s, cluster, execution)
+    per_node = cluster.slurm.processes_per_node if cluster.scheduler == "slurm" else processes
+    measured = speeds.get((shape.params_total, processes))
     return PlannedRun(
         run_id=spec.run_id,
         state=state,
@@ -123,9 +185,48 @@ def _planned(spec: RunSpec, state: State, flops_per_hour: float, cluster: Cluste
         lr_peak=spec.lr_peak,
         flops=float(shape.flops_per_token) * train.tokens,
         flops_causal=flops_causal,
-        memory_gib=memory / GIB,
-        gpu_hours=flops_causal / flops_per_hour,
+        memory_gib=_memory_gib(spec, processes, execution),
+        gpu_hours=device_s / 3600,
+        processes=processes,
+        nodes=-(-processes // per_node),
+        time_min=_time_min(train.tokens / measured if measured else None, cluster),
     )
+
+
+def _memory_gib(spec: RunSpec, processes: int, execution: Execution) -> float:
+    return memory_bytes(spec.train, micro_batch=execution.micro_batch, processes=processes) / GIB
+
+
+def _time_min(estimate_s: float | None, cluster: Cluster) -> int:
+    """The limit of the profile, or less where runs of this shape were measured."""
+    if cluster.scheduler == "local":
+        return 0
+    if estimate_s is None:
+        return cluster.slurm.time_min
+    return min(cluster.slurm.time_min, math.ceil(SAFETY * estimate_s / 60) + STARTUP_MIN)
+
+
+def _processes(spec: RunSpec, device_s: float, cluster: Cluster, execution: Execution) -> int:
+    """The fewest devices that hold a run and end it within three quarters of the time limit; at most all there are.
+
+    Raises:
+        ConfigError: Its memory fits no number of devices that divides the batch.
+    """
+    per_node, sequences = cluster.slurm.processes_per_node, spec.train.batch_sequences
+    within = [p for p in range(1, per_node + 1) if per_node % p == 0]
+    whole = [per_node * nodes for nodes in range(2, cluster.slurm.nodes + 1)]
+    sizes = [p for p in within + whole if sequences % p == 0]
+    limit_gib = cluster.gpu.memory_gib * MEMORY_SHARE
+    fitting = [p for p in sizes if _memory_gib(spec, p, execution) <= limit_gib]
+    if not fitting:
+        least = min(_memory_gib(spec, p, execution) for p in sizes)
+        raise ConfigError(
+            f"run {spec.run_id} ({', '.join(f'{name}={value}' for name, value in spec.axes)}) needs {least:.1f} GiB "
+            f"per process but a {cluster.gpu.name} has {cluster.gpu.memory_gib:g}; set execution.layout=fsdp, a "
+            "smaller execution.micro_batch, more cluster.slurm.nodes, or cluster.processes yourself"
+        )
+    quick = [p for p in fitting if device_s / p <= 0.75 * 60 * cluster.slurm.time_min]
+    return quick[0] if quick else fitting[-1]
 
 
 def plan_json(plan: Plan, notes: Sequence[str] = ()) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 
 runs/<sweep>/ sweep.yaml plan.json results.csv results.parquet fits/ figures/
   code/<hash>/                 snapshot of the code that queued jobs run
-  jobs/<id>/                   job.json, submitted.json, heartbeat.json, the scheduler's own files
-  runs/<run_id>/ spec.json record.json checkpoint/
-                 attempts/<k>/{owner.json, metrics.jsonl, provenance.json, log, end.json}
+  launch.json exclude.json     what tending goes by: the cells and their cluster; nodes that no job may use
+  jobs/<id>/                   job.json, submitted.json, script.sh, the output of its processes
+  runs/<run_id>/ spec.json record.json checkpoint/ held.json retry.json
+                 attempts/<k>/{owner.json, heartbeat.json, metrics.jsonl, provenance.json, log, end.json}
 """
 
 import errno
@@ -15,9 +16,9 @@ import shutil
 import socket
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -25,7 +26,8 @@ from typing import Any, Literal, TypeVar
 from model.config import Execution
 from sweeper.errors import DiskError, LaunchError, SweeperError
 from sweeper.files import replacing
-from sweeper.spec import RunSpec, Value
+from sweeper.slurm import Life, Queue
+from sweeper.spec import Cluster, RunSpec, Value
 from sweeper.typed import build, plain
 
 SCHEMA_VERSION = 1
@@ -150,26 +152,58 @@ def owner_of(pid: int) -> Owner:
     return Owner(at=this_machine(), pid=pid, started=started, time=time.time())
 
 
+Cause = Literal["", "time", "signal", "superseded", "killed", "memory", "disk", "hung", "peer", "node", "cancelled"]
+"""What ended an attempt, for programs: the time limit, another signal, an attempt that took over, a kill without a
+word, memory or disk that was not given, no step for too long, another rank, the node, a person; "" is none of these."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class End:
     """How an attempt ended without a record."""
 
     state: Literal["stopped", "lost", "error"]
-    """`stopped`: asked to, by a signal; `lost`: another process of the run died; `error`: one of its own."""
+    """`stopped`: asked to, by a signal; `lost`: it died, or another process of the run did; `error`: one of its own."""
     reason: str
     """One sentence."""
     detail: str = ""
     """The traceback's last lines."""
+    cause: Cause = ""
+    time: float = 0.0
+    """When it ended, or was found to have ended, seconds since the epoch."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seat:
+    """Where in a job an attempt was made."""
+
+    job: str
+    task: int = 0
+    """Index in the job's array."""
+    restarts: int = 0
+    """How often SLURM had requeued the job by then."""
+    node: str = ""
+    """SLURM's name of the node of rank 0."""
+    step: str = ""
+    """SLURM's step, `123.0`; empty for an attempt outside SLURM."""
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether SLURM started it."""
+        return bool(self.step)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """One try at a run: who holds it, and how it ended, if it did."""
+    """One try at a run: who holds it, where, and how it ended, if it did."""
 
     number: int
     owner: Owner
-    job: str
+    seat: Seat
     end: End | None
+
+    @property
+    def job(self) -> str:
+        return self.seat.job
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,14 +211,46 @@ class JobFile:
     """The intent of a job, written before it is submitted."""
 
     job: str
-    runs: tuple[str, ...]
+    """Its name, here and to the scheduler."""
+    tasks: tuple[tuple[str, ...], ...]
+    """The runs of each element of its array; those of one element are packed onto one allocation."""
     code: str
     """Hash of the code snapshot."""
     processes: int
+    """Of one run."""
     heartbeat_s: float
     execution: Execution
     gpus: tuple[str, ...] | None = None
     """GPUs that the job may use, as CUDA_VISIBLE_DEVICES names them; None leaves the scheduler's choice."""
+    cluster: Cluster | None = None
+    """The profile that its SLURM jobs were made from; None for a job of this machine."""
+    nodes: int = 1
+    """Of one run."""
+    time: float = 0.0
+    """When it was written, seconds since the epoch."""
+
+    @property
+    def runs(self) -> tuple[str, ...]:
+        return tuple(run_id for task in self.tasks for run_id in task)
+
+    @property
+    def profile(self) -> Cluster:
+        """The cluster of a SLURM job."""
+        if self.cluster is None:
+            raise ValueError(f"{self.job} is a job of this machine: it has no cluster profile")
+        return self.cluster
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submitted:
+    """What became of an intent: the process that was started, or the job that SLURM took."""
+
+    owner: Owner | None = None
+    cluster: str = ""
+    """SLURM's ClusterName."""
+    job_id: str = ""
+    """SLURM's number of the job (of an array: of the whole array)."""
+    time: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,10 +258,17 @@ class Beat:
     """A sign of life: where a run stands."""
 
     time: float
+    """When it was written, seconds since the epoch."""
     run_id: str
     step: int
     steps: int
     tokens_per_s: float
+    first_step: int = 0
+    """Where the attempt began: 0, or the step of the checkpoint that it resumed from."""
+    stepped: float = 0.0
+    """When it last got further, seconds since the epoch."""
+    step_s: float = 0.0
+    """Median time of a step."""
 
 
 class SweepFolder:
@@ -299,21 +372,22 @@ def read_attempts(folder: SweepFolder, run_id: str) -> tuple[Attempt, ...]:
         held = read_json(attempts / str(number) / "owner.json", _Held)
         if held is not None:
             end = read_json(attempts / str(number) / "end.json", End)
-            found.append(Attempt(number=number, owner=held.owner, job=held.job, end=end))
+            found.append(Attempt(number=number, owner=held.owner, seat=held.seat, end=end))
     return tuple(found)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Held:
     owner: Owner
-    job: str
+    seat: Seat
 
 
-def claim_attempt(folder: SweepFolder, run_id: str, job: str) -> int | None:
+def claim_attempt(folder: SweepFolder, run_id: str, seat: Seat) -> int | None:
     """The number of the attempt that this process now holds, or None if the run is finished or a living one holds it.
 
     The claim is the rename of a folder that already holds its owner file, so no reader sees one without an owner and
-    only one of two claimants wins.
+    only one of two claimants wins. An attempt of the same job before SLURM requeued it is over: SLURM starts no job
+    again while it runs.
 
     Raises:
         DiskError: The folder cannot be written.
@@ -323,15 +397,27 @@ def claim_attempt(folder: SweepFolder, run_id: str, job: str) -> int | None:
         taken = [int(name) for name in _names(folder.run(run_id) / "attempts") if name.isdigit()]
         number = max(taken, default=0) + 1
         attempts = read_attempts(folder, run_id)
-        if attempts and attempts[-1].end is None and not is_lost(folder, attempts[-1].owner, attempts[-1].job):
+        if attempts and attempts[-1].end is None and not _over(folder, run_id, attempts[-1], seat):
             return None
-        if _claim(folder.attempt(run_id, number), _Held(owner=owner_of(os.getpid()), job=job)):
+        if _claim(folder.attempt(run_id, number), _Held(owner=owner_of(os.getpid()), seat=seat)):
             break
     if read_record(folder, run_id) is None:
         return number
     # It was finished between the caller's look at the record and the claim.
-    write_end(folder, run_id, number, End(state="stopped", reason="the run was finished already"))
+    write_end(folder, run_id, number, End(state="stopped", reason="the run was finished already", cause="superseded"))
     return None
+
+
+def _over(folder: SweepFolder, run_id: str, attempt: Attempt, seat: Seat) -> bool:
+    """Whether an attempt without an end is none any more, to one who claims from `seat`."""
+    before = attempt.seat
+    requeued = (before.job, before.task) == (seat.job, seat.task) and before.restarts < seat.restarts
+    return requeued or is_lost(folder, run_id, attempt)
+
+
+def is_superseded(folder: SweepFolder, run_id: str, number: int) -> bool:
+    """Whether an attempt was declared over or another was made since: its process must write nothing more."""
+    return folder.attempt(run_id, number + 1).exists() or (folder.attempt(run_id, number) / "end.json").exists()
 
 
 def _claim(path: Path, held: _Held) -> bool:
@@ -351,18 +437,23 @@ STALE_S = 900.0
 """A process that cannot be asked counts as lost when its last sign of life is older than this, seconds."""
 
 
-def is_lost(folder: SweepFolder, owner: Owner, job: str) -> bool:
-    """Whether a process without an end is gone: by its pid where it can be asked, else by the silence of its job."""
+def is_lost(folder: SweepFolder, run_id: str, attempt: Attempt) -> bool:
+    """Whether the process of an attempt without an end is gone: by its pid where it can be asked, else by silence."""
+    owner = attempt.owner
     if owner.here:
         return not owner.alive
-    if owner.rebooted:
-        return True
-    beat = read_beat(folder, job)
-    return time.time() - max(beat.time if beat else 0.0, owner.time) > STALE_S
+    return owner.rebooted or silence(folder, run_id, attempt) > STALE_S
+
+
+def silence(folder: SweepFolder, run_id: str, attempt: Attempt) -> float:
+    """Seconds since an attempt's last sign of life, by the clocks of both machines."""
+    beat = read_beat(folder, run_id, attempt.number)
+    return time.time() - max(beat.time if beat else 0.0, attempt.owner.time)
 
 
 def write_end(folder: SweepFolder, run_id: str, number: int, end: End) -> None:
-    write_json(folder.attempt(run_id, number) / "end.json", end)
+    """Note how an attempt ended."""
+    write_json(folder.attempt(run_id, number) / "end.json", replace(end, time=end.time or time.time()))
 
 
 # ── jobs ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -382,46 +473,149 @@ def read_job(path: Path) -> JobFile:
     return job
 
 
-def write_submitted(path: Path, owner: Owner) -> None:
-    """Note the process of a job that was started."""
-    write_json(path / "submitted.json", owner)
+def read_jobs(folder: SweepFolder) -> dict[str, tuple[JobFile, Submitted | None]]:
+    """Jobs that are not known to have ended, by name; without a note of submission for an intent that has none yet.
 
-
-def close_job(path: Path) -> None:
-    """Note that a job ended, so that nobody asks after its process again."""
-    with suppress(FileNotFoundError):
-        (path / "submitted.json").rename(path / "ended.json")
-
-
-def live_jobs(folder: SweepFolder) -> dict[str, tuple[JobFile, Owner]]:
-    """Jobs of this machine whose process still lives, by id; a note that cannot be read is of none.
-
-    Nothing is trained twice for it: the attempt that such a job holds has an owner of its own.
+    A job that cannot be read is none: the attempts that it made have owners of their own.
     """
     found = {}
     for name in _names(folder.jobs):
+        path = folder.jobs / name
+        if (path / "ended.json").exists():
+            continue
         try:
-            owner = read_json(folder.jobs / name / "submitted.json", Owner)
+            job, submitted = read_json(path / "job.json", JobFile), read_json(path / "submitted.json", Submitted)
         except SweeperError:
             continue
-        if owner is not None and owner.here and owner.alive:
-            found[name] = (read_job(folder.jobs / name), owner)
+        if job is not None:
+            found[name] = (job, submitted)
     return found
 
 
-def write_beat(path: Path, beat: Beat) -> None:
-    """A heartbeat in a job's folder; without the flush to disk that records deserve."""
+def write_submitted(path: Path, submitted: Submitted) -> None:
+    """Note that a job was started."""
+    write_json(path / "submitted.json", submitted)
+
+
+def close_job(path: Path, reason: str = "") -> None:
+    """Note that a job ended, or was given up: nobody asks after it again, and should it still start it ends at once."""
+    write_json(path / "ended.json", {"reason": reason, "time": time.time()})
+
+
+def is_closed(path: Path) -> bool:
+    """Whether a job was noted to have ended."""
+    return (path / "ended.json").exists()
+
+
+def local_jobs(folder: SweepFolder) -> dict[str, tuple[JobFile, Owner]]:
+    """Jobs of this machine whose process still lives, by name."""
+    return {
+        name: (job, submitted.owner)
+        for name, (job, submitted) in read_jobs(folder).items()
+        if submitted is not None and submitted.owner is not None and submitted.owner.here and submitted.owner.alive
+    }
+
+
+def write_beat(folder: SweepFolder, run_id: str, number: int, beat: Beat) -> None:
+    """The heartbeat of an attempt; without the flush to disk that records deserve."""
+    path = folder.attempt(run_id, number)
     partial = path / ".heartbeat.partial"
     partial.write_text(json.dumps(plain(beat)))
     partial.replace(path / "heartbeat.json")
 
 
-def read_beat(folder: SweepFolder, job: str) -> Beat | None:
-    """The last heartbeat of a job; a torn one, after a power cut, is none."""
+def read_beat(folder: SweepFolder, run_id: str, number: int) -> Beat | None:
+    """The last heartbeat of an attempt; a torn one, after a power cut, is none."""
     try:
-        return read_json(folder.jobs / job / "heartbeat.json", Beat)
+        return read_json(folder.attempt(run_id, number) / "heartbeat.json", Beat)
     except SweeperError:
         return None
+
+
+# ── what people and `tend` decided about runs and nodes ────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """A run that nobody is to start, until `retry` or `launch` asks for it."""
+
+    reason: str
+    time: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Renewed:
+    """When somebody last asked for a run again."""
+
+    time: float
+
+
+def hold_run(folder: SweepFolder, run_id: str, reason: str) -> None:
+    """Keep a run from being started."""
+    write_json(folder.run(run_id) / "held.json", Held(reason=reason, time=time.time()))
+
+
+def renew_run(folder: SweepFolder, run_id: str) -> None:
+    """Let a run be started again, with all its attempts before it."""
+    (folder.run(run_id) / "held.json").unlink(missing_ok=True)
+    if read_attempts(folder, run_id):
+        write_json(folder.run(run_id) / "retry.json", Renewed(time=time.time()))
+
+
+def is_held(folder: SweepFolder, run_id: str) -> bool:
+    return (folder.run(run_id) / "held.json").exists()
+
+
+def counted_attempts(folder: SweepFolder, run_id: str) -> tuple[Attempt, ...]:
+    """The attempts since somebody last asked for the run: those that its limits count."""
+    attempts = read_attempts(folder, run_id)
+    renewed = read_json(folder.run(run_id) / "retry.json", Renewed)
+    return attempts if renewed is None else tuple(a for a in attempts if a.owner.time > renewed.time)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExcludedNode:
+    """A node that no job of the sweep may use."""
+
+    node: str
+    reason: str
+    time: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExcludedNodes:
+    nodes: tuple[ExcludedNode, ...] = ()
+
+
+def read_excluded(folder: SweepFolder) -> tuple[ExcludedNode, ...]:
+    """The nodes that the sweep avoids."""
+    found = read_json(folder.path / "exclude.json", ExcludedNodes)
+    return found.nodes if found else ()
+
+
+def write_excluded(folder: SweepFolder, nodes: Iterable[ExcludedNode]) -> None:
+    write_json(folder.path / "exclude.json", ExcludedNodes(nodes=tuple(nodes)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchFile:
+    """What was launched on a cluster, frozen: all that tending needs, whatever becomes of the YAML."""
+
+    sweep: str
+    runs: tuple[str, ...]
+    """Every cell that was ever launched."""
+    cluster: Cluster
+    execution: Execution
+    code: str
+
+
+def write_launch(folder: SweepFolder, launch: LaunchFile) -> None:
+    write_json(folder.path / "launch.json", launch)
+
+
+def read_launch(folder: SweepFolder) -> LaunchFile | None:
+    """The launch file of a sweep; None where it was never launched on a cluster."""
+    return read_json(folder.path / "launch.json", LaunchFile)
 
 
 # ── one launcher at a time ─────────────────────────────────────────────────────────────────────────────────────────
@@ -495,29 +689,62 @@ def _lock_owner(path: Path) -> Owner | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """What the disk and the machine say about one run."""
+    """What the disk and the scheduler say about one run."""
 
     record: RunRecord | None = None
     attempts: tuple[Attempt, ...] = ()
-    holder_lives: bool = False
-    """Whether the owner of the last attempt, if that has no end, is alive (unknown counts as alive)."""
-    job_lives: bool = False
-    """Whether a submitted job that contains the run is alive."""
+    beat: Beat | None = None
+    """The last heartbeat of the last attempt, where that has no end."""
+    holder: Literal["none", "alive", "unknown"] = "none"
+    """Whether the process of the last attempt, if that has no end, lives."""
+    job: Life = "none"
+    """The liveliest of the jobs that contain the run."""
+    held: bool = False
+    """Whether it was cancelled."""
+
+
+JobLives = Mapping[tuple[str, int], Life]
+"""How the elements of jobs live, by job name and index."""
 
 
 def read_evidence(
-    folder: SweepFolder, run_ids: Iterable[str], in_jobs: Collection[str] | None = None
+    folder: SweepFolder, run_ids: Iterable[str], queue: Queue | None = None, *, jobs: bool = True
 ) -> dict[str, Evidence]:
     """What is known of each run: its record, else its attempts and the jobs that hold it.
 
     Args:
-        in_jobs: Runs that living jobs hold, where the caller knows them; else the folders of all jobs are asked.
+        queue: What SLURM says now; without it the jobs of a cluster are known by their signs of life alone.
+        jobs: Whether to look for jobs that have not claimed their runs yet.
     """
-    if in_jobs is None:
-        in_jobs = {run_id for job, _ in live_jobs(folder).values() for run_id in job.runs}
+    found = read_jobs(folder) if jobs else {}
+    lives: dict[tuple[str, int], Life] = {}
+    holding: dict[str, Life] = {}
+    for name, (job, submitted) in found.items():
+        for index, runs in enumerate(job.tasks):
+            life = lives[name, index] = job_life(job, submitted, index, queue)
+            for run_id in runs:
+                holding[run_id] = max(life, holding.get(run_id, "none"), key=LIVES.index)
     known = set(_names(folder.path / "runs"))
     nothing = Evidence()
-    return {r: _evidence(folder, r, r in in_jobs) if r in known else nothing for r in run_ids}
+    return {r: _evidence(folder, r, holding.get(r, "none"), lives, queue) if r in known else nothing for r in run_ids}
+
+
+LIVES: tuple[Life, ...] = ("none", "unknown", "queued", "alive")
+"""From dead to living."""
+
+
+def job_life(job: JobFile, submitted: Submitted | None, index: int, queue: Queue | None) -> Life:
+    """Whether an element of a job lives: by its process on this machine, by SLURM's word on a cluster.
+
+    Unknown is not dead: a job of another cluster, of a controller that does not answer, or of which nothing is known
+    yet, is unknown for as long as nothing says otherwise.
+    """
+    if job.cluster is None:
+        owner = submitted.owner if submitted else None
+        return "alive" if owner is not None and owner.here and owner.alive else "none"
+    if queue is None or not queue.answers or (submitted is not None and submitted.cluster != queue.cluster):
+        return "unknown"
+    return queue.life(job.job, index, since=submitted.time if submitted else job.time)
 
 
 def _names(path: Path) -> tuple[str, ...]:
@@ -528,11 +755,38 @@ def _names(path: Path) -> tuple[str, ...]:
         return ()
 
 
-def _evidence(folder: SweepFolder, run_id: str, job_lives: bool) -> Evidence:
+def _evidence(folder: SweepFolder, run_id: str, job: Life, lives: JobLives, queue: Queue | None) -> Evidence:
     record = read_record(folder, run_id)
     if record is not None:
         return Evidence(record=record)
     attempts = read_attempts(folder, run_id)
     last = attempts[-1] if attempts and attempts[-1].end is None else None
-    lives = last is not None and not is_lost(folder, last.owner, last.job)
-    return Evidence(attempts=attempts, holder_lives=lives, job_lives=job_lives)
+    return Evidence(
+        attempts=attempts,
+        beat=read_beat(folder, run_id, last.number) if last else None,
+        holder=_holder(folder, run_id, last, lives, queue) if last else "none",
+        job=job,
+        held=is_held(folder, run_id),
+    )
+
+
+SILENT_S = 180.0
+"""Three heartbeats: an attempt silent for this long is gone if its scheduler says so too."""
+
+
+def _holder(
+    folder: SweepFolder, run_id: str, attempt: Attempt, lives: JobLives, queue: Queue | None
+) -> Literal["none", "alive", "unknown"]:
+    """Whether the process of an attempt without an end lives. Gone takes two words: the scheduler's and silence."""
+    if attempt.owner.here:
+        return "alive" if attempt.owner.alive else "none"
+    seat = attempt.seat
+    if not seat.scheduled:
+        return "none" if is_lost(folder, run_id, attempt) else "alive"
+    task = queue.tasks.get((seat.job, seat.task)) if queue else None
+    if task is not None and task.restarts > seat.restarts:
+        return "none"
+    life = lives.get((seat.job, seat.task), "none")  # a job that is noted to have ended is not among them
+    if life == "alive" or silence(folder, run_id, attempt) <= SILENT_S:
+        return "alive"
+    return "unknown" if life == "unknown" else "none"

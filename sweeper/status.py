@@ -5,15 +5,33 @@ from typing import Literal
 
 from sweeper.records import Evidence
 
-State = Literal["new", "running", "stopped", "failed", "done", "diverged"]
+State = Literal["new", "queued", "running", "unknown", "stopped", "failed", "cancelled", "done", "diverged"]
 """`done` and `diverged` are results and stay; `new`, `stopped` and `failed` are run by the next launch.
 
-`running` covers runs whose job has started but not yet claimed them. A `stopped` run was interrupted (signal, kill,
-power, a lost process) and resumes from its checkpoint; a `failed` one ended in an error of its own.
+A `queued` run waits in SLURM. `running` covers runs whose job has started but not yet claimed them. An `unknown` one
+was handed to a scheduler that cannot be asked now. A `stopped` run was interrupted (signal, kill, power, a lost
+process) and resumes from its checkpoint; a `failed` one ended in an error of its own, or too often in other ways; a
+`cancelled` one waits until a person asks for it again.
 """
 
-STATES: tuple[State, ...] = ("new", "running", "stopped", "failed", "done", "diverged")
+STATES: tuple[State, ...] = (
+    "new",
+    "queued",
+    "running",
+    "unknown",
+    "stopped",
+    "failed",
+    "cancelled",
+    "done",
+    "diverged",
+)
 FINISHED: frozenset[State] = frozenset({"done", "diverged"})
+ACTIVE: frozenset[State] = frozenset({"queued", "running", "unknown"})
+"""Somebody may be at work: nobody else begins."""
+
+
+STARTABLE: frozenset[State] = frozenset({"new", "stopped", "failed"})
+"""What a launch starts."""
 
 
 def state_of(evidence: Evidence) -> State:
@@ -21,8 +39,14 @@ def state_of(evidence: Evidence) -> State:
     if evidence.record is not None:
         return evidence.record.state
     last = evidence.attempts[-1] if evidence.attempts else None
-    if evidence.job_lives or (last is not None and last.end is None and evidence.holder_lives):
+    if evidence.holder == "alive" or evidence.job == "alive":
         return "running"
+    if evidence.job == "queued":
+        return "queued"
+    if evidence.holder == "unknown" or evidence.job == "unknown":
+        return "unknown"
+    if evidence.held:
+        return "cancelled"
     if last is None:
         return "new"
     return "failed" if last.end is not None and last.end.state == "error" else "stopped"

@@ -9,6 +9,8 @@ from typing import Self
 
 HUNG_STEPS = 20
 """A run hangs when it was silent for so many of its steps."""
+STARTUP = 4
+"""A run may take so many times the least limit to its first step."""
 TICK_S = 1.0
 
 

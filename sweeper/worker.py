@@ -1,31 +1,38 @@
 """On the node: RunSpec → `model.train` → RunRecord; signals set a flag, the loop stops at a step boundary."""
 
+import faulthandler
 import importlib.metadata
 import json
 import logging
+import math
 import os
 import platform
+import signal
 import socket
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
-from model import corpus
-from model.checkpoint import delete_checkpoints
-from model.distributed import PeerLost
+from model.config import Execution
 from model.shape import model_shape
-from model.train import Member, Outcome, train
+from sweeper.errors import DiskError
 from sweeper.records import (
     Beat,
+    Cause,
     End,
     JobFile,
     RunRecord,
+    Seat,
     SweepFolder,
     claim_attempt,
+    counted_attempts,
+    is_superseded,
     read_job,
     read_json,
     read_record,
@@ -35,18 +42,27 @@ from sweeper.records import (
     write_json,
     write_record,
 )
+from sweeper.retries import halvings, smaller_micro_batch
 from sweeper.snapshot import read_snapshot, verify_snapshot
 from sweeper.spec import RunSpec
+from sweeper.watchdog import STARTUP, Pace, Watchdog, silence_limit
 from sweeper.worker_entry import Stop
+
+# torch, by way of `model.train`, is imported by the runs that need it.
 
 TRACEBACK_LINES = 20
 TURN_TIMEOUT_S = 600.0
+FAULT_WAIT_S = 3.0
+"""How long rank 0 waits for the rank that it lost to say why."""
+RECORD_PATIENCE_S = 1800.0
+"""How long a finished run waits for room to write its record before its result is given up."""
+EXIT_HUNG = 75
 
 log = logging.getLogger("sweeper.worker")
 
 
-def run(job_folder: str, stop: Stop) -> None:
-    """Carry out a job: each of its runs to a record, or to an attempt's end. Safe to call twice.
+def run(job_folder: str, stop: Stop, run_ids: tuple[str, ...] = ()) -> None:
+    """Carry out a job, or the runs named: each to a record, or to an attempt's end. Safe to call twice.
 
     A run that is finished, or that a living process holds, is left alone.
     """
@@ -54,27 +70,32 @@ def run(job_folder: str, stop: Stop) -> None:
     folder = SweepFolder(path.parent.parent.parent, path.parent.parent.name)
     job = read_job(path)
     verify_snapshot(folder.code, job.code)
-    place = _take_place()
-    for run_id in job.runs:
-        number = _take_turn(folder, job, path, place, run_id, stop)
+    place = _take_place(job)
+    for run_id in run_ids or job.runs:
+        number = _take_turn(folder, path, place, run_id, stop)
         if number is not None:
             _attempt(folder, job, place, run_id, number, stop)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """This process among those of its job."""
+    """This process among those of its run."""
 
     rank: int
     world_size: int
+    seat: Seat
+    turn: str = ""
+    """Tells one start of these processes from another in the same job."""
 
 
-def _take_place() -> Place:
-    """Read rank and world size from submitit's environment and pass them on to `model.distributed`.
+def _take_place(job: JobFile) -> Place:
+    """Read rank and world size from the scheduler's environment and pass them on as `torchrun` names them.
 
     What the launcher itself may have inherited from another group of processes is none of ours.
     """
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+    if job.cluster is not None:
+        return _place_in_slurm(job)
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         os.environ.pop(name, None)
     rank = int(os.environ.get("SUBMITIT_LOCAL_GLOBALID", "0"))
     world_size = int(os.environ.get("SUBMITIT_LOCAL_NTASKS", "1"))
@@ -83,8 +104,30 @@ def _take_place() -> Place:
             RANK=str(rank),
             WORLD_SIZE=str(world_size),
             LOCAL_RANK=os.environ.get("SUBMITIT_LOCAL_LOCALID", "0"),
+            LOCAL_WORLD_SIZE=str(world_size),
         )
-    return Place(rank=rank, world_size=world_size)
+    return Place(rank=rank, world_size=world_size, seat=Seat(job=job.job))
+
+
+def _place_in_slurm(job: JobFile) -> Place:
+    """The place of a task of srun. MASTER_ADDR and MASTER_PORT are the supervisor's: it runs on the node of rank 0."""
+    env = os.environ
+    rank, world_size = int(env["SLURM_PROCID"]), int(env["SLURM_NTASKS"])
+    local = int(env["SLURM_LOCALID"])
+    env.update(WORLD_SIZE=str(world_size), RANK=str(rank), LOCAL_WORLD_SIZE=str(job.processes // job.nodes))
+    # Where SLURM binds one GPU to each task, every task sees its own as number 0.
+    bound = len([gpu for gpu in env.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]) == 1
+    env["LOCAL_RANK"] = "0" if bound else str(local)
+    if world_size == 1:
+        del env["WORLD_SIZE"]  # alone: no group is started
+    seat = Seat(
+        job=job.job,
+        task=int(env.get("SLURM_ARRAY_TASK_ID", "0")),
+        restarts=int(env.get("SLURM_RESTART_COUNT", "0")),
+        node=env.get("SLURMD_NODENAME", ""),
+        step=f"{env['SLURM_JOB_ID']}.{env.get('SLURM_STEP_ID', '0')}",
+    )
+    return Place(rank=rank, world_size=world_size, seat=seat, turn=env["SWEEPER_TURN"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,14 +135,14 @@ class _Turn:
     attempt: int | None
 
 
-def _take_turn(folder: SweepFolder, job: JobFile, path: Path, place: Place, run_id: str, stop: Stop) -> int | None:
+def _take_turn(folder: SweepFolder, path: Path, place: Place, run_id: str, stop: Stop) -> int | None:
     """The attempt to make at a run, or None to leave it; rank 0 decides and the others read its decision."""
-    decision = path / "turns" / f"{run_id}.json"
+    decision = path / "turns" / f"{run_id}{place.turn}.json"
     if place.rank == 0:
         number = None
         try:
             if read_record(folder, run_id) is None and not stop():
-                number = claim_attempt(folder, run_id, job.job)
+                number = claim_attempt(folder, run_id, place.seat)
         finally:
             if place.world_size > 1:
                 write_json(decision, _Turn(attempt=number))
@@ -116,67 +159,220 @@ def _attempt(folder: SweepFolder, job: JobFile, place: Place, run_id: str, numbe
     """One attempt: it ends in a record, or in an end that says why not."""
     home = folder.attempt(run_id, number)
     leads = place.rank == 0
-    handler = logging.FileHandler(home / ("log" if leads else f"log.{place.rank}"))
+    with _logging(home / ("log" if leads else f"log.{place.rank}")):
+        try:
+            spec = read_spec(folder, run_id)
+            log.info("attempt %d at %s: %s", number, run_id, dict(spec.axes))
+            if leads:
+                write_json(home / "provenance.json", provenance(folder, job, spec, place))
+            _train(folder, job, place, spec, number, stop)
+        except Exception as error:
+            end = _end_of(error)
+            if is_superseded(folder, run_id, number):
+                log.exception("attempt %d at %s was taken over and failed", number, run_id)
+            else:
+                log.exception("attempt %d at %s failed", number, run_id)
+                if leads:
+                    write_end(folder, run_id, number, _told_by_others(home, end))
+                else:
+                    write_json(home / f"end.{place.rank}.json", end)
+            if place.world_size > 1:
+                raise  # ends this process, so that the launcher ends the others that wait for it
+
+
+def _end_of(error: Exception) -> End:
+    """An error as the end of an attempt."""
+    cause: Cause = ""
+    if "torch" in sys.modules:
+        from model.faults import fault
+
+        cause = fault(error)
+    detail = "".join(traceback.format_exc().splitlines(keepends=True)[-TRACEBACK_LINES:])
+    reason = (f"{type(error).__name__}: {error}".splitlines() or [type(error).__name__])[0]
+    if cause == "peer":
+        return End(state="lost", cause=cause, reason=f"another process of the run died: {error}", detail=detail)
+    return End(state="error", cause=cause, reason=reason, detail=detail)
+
+
+def _told_by_others(home: Path, end: End) -> End:
+    """What the rank that was lost said of itself, if it comes to say it, else the end as rank 0 saw it."""
+    deadline = time.monotonic() + FAULT_WAIT_S
+    while end.cause == "peer" and time.monotonic() < deadline:
+        for path in sorted(home.glob("end.*.json")):
+            told = read_json(path, End)
+            if told is not None and told.cause != "peer":
+                return replace(told, reason=f"rank {path.name.split('.')[1]}: {told.reason}")
+        time.sleep(0.1)
+    return end
+
+
+@contextmanager
+def _logging(path: Path) -> Iterator[None]:
+    handler = logging.FileHandler(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
     logging.getLogger().addHandler(handler)
     logging.getLogger().setLevel(logging.INFO)
+    logging.raiseExceptions = False  # a full disk must not fill the output with tracebacks of the log itself
     try:
-        spec = read_spec(folder, run_id)
-        log.info("attempt %d at %s: %s", number, run_id, dict(spec.axes))
-        if leads:
-            write_json(home / "provenance.json", provenance(folder, job, spec, place))
-        corpus.check_fingerprint(spec.train.data, spec.train.model.vocab)
-        with (home / "metrics.jsonl" if leads else Path(os.devnull)).open("a", encoding="utf-8") as metrics:
-            os.environ["SWEEPER_INIT_METHOD"] = f"file://{(home / 'rendezvous').resolve()}"
-            observer = _Recorder(folder.jobs / job.job, job.heartbeat_s, ((run_id, metrics),))
-            member = Member(config=spec.train, checkpoints=folder.run(run_id) / "checkpoint")
-            (outcome,) = train([member], job.execution, observer, stop)
-        if leads:
-            _finish(folder, spec, outcome, number, place)
-    except PeerLost as error:
-        log.exception("attempt %d at %s lost a process", number, run_id)
-        if leads:
-            write_end(folder, run_id, number, End(state="lost", reason=f"another process of the run died: {error}"))
-        raise
-    except Exception as error:
-        log.exception("attempt %d at %s failed", number, run_id)
-        if leads:
-            detail = "".join(traceback.format_exc().splitlines(keepends=True)[-TRACEBACK_LINES:])
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            write_end(folder, run_id, number, End(state="error", reason=reason, detail=detail))
-        if place.world_size > 1:
-            raise  # ends this process, so that the launcher ends the others that wait for it
+        yield
     finally:
         logging.getLogger().removeHandler(handler)
         handler.close()
 
 
-class _Recorder:
-    """Writes metrics and heartbeats of the members that are trained together."""
+def _train(folder: SweepFolder, job: JobFile, place: Place, spec: RunSpec, number: int, stop: Stop) -> None:
+    """Train a run to its outcome and write that down."""
+    from model import corpus
+    from model.train import Member, train
 
-    def __init__(self, job: Path, heartbeat_s: float, members: Sequence[tuple[str, TextIO]]) -> None:
-        self.job, self.heartbeat_s, self.members = job, heartbeat_s, members
-        self.next_beat = 0.0
+    home, leads = folder.attempt(spec.run_id, number), place.rank == 0
+    corpus.check_fingerprint(spec.train.data, spec.train.model.vocab)
+    if "MASTER_ADDR" not in os.environ:
+        os.environ["SWEEPER_INIT_METHOD"] = f"file://{(home / 'rendezvous').resolve()}"
+    with (home / "metrics.jsonl" if leads else Path(os.devnull)).open("a", encoding="utf-8") as metrics:
+        recorder = _Recorder(folder, job, place, ((spec.run_id, number, metrics),), stop)
+        with recorder:
+            (outcome,) = train(
+                [Member(config=spec.train, checkpoints=folder.run(spec.run_id) / "checkpoint")],
+                _execution(folder, job, spec),
+                recorder,
+                stop,
+                may_write=lambda: not is_superseded(folder, spec.run_id, number),
+                alive=recorder.alive,
+            )
+    if leads:
+        _finish(folder, spec, outcome, number, place, job, stop)
+
+
+def _execution(folder: SweepFolder, job: JobFile, spec: RunSpec) -> Execution:
+    """How to train, with a smaller micro-batch after attempts that lacked memory."""
+    halved = halvings([(attempt, None) for attempt in counted_attempts(folder, spec.run_id)])
+    share = -(-spec.train.batch_sequences // job.processes)
+    size = smaller_micro_batch(job.execution.micro_batch, share, halved)
+    if halved:
+        log.info("memory ran out %d times: micro-batch %d of %d sequences", halved, size, share)
+    return replace(job.execution, micro_batch=size)
+
+
+class _Recorder:
+    """Writes metrics of the runs that are trained together, and their heartbeats from a thread of its own."""
+
+    def __init__(
+        self,
+        folder: SweepFolder,
+        job: JobFile,
+        place: Place,
+        members: Sequence[tuple[str, int, TextIO]],
+        stop: Stop,
+    ) -> None:
+        self.folder, self.members, self.leads, self.stop = folder, members, place.rank == 0, stop
+        self.heartbeat_s = job.heartbeat_s
+        self.standing: dict[int, Beat] = {}
+        self.pace = Pace()
+        self.number_of_rank = place.rank
+        hang_s = job.cluster.hang_s if job.cluster else math.inf
+        self.watchdog = Watchdog(
+            lambda: silence_limit(self.pace.step_s, minimum_s=hang_s, startup_s=STARTUP * hang_s), self._give_up
+        )
+        self.ended = threading.Event()
+        self.thread = threading.Thread(target=self._beat_on, name="heartbeat", daemon=True)
+        self.full = False
+
+    def __enter__(self) -> "_Recorder":
+        if self.leads:
+            self.thread.start()
+        self.watchdog.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.watchdog.__exit__()
+        self.ended.set()
+        if self.leads:
+            self.thread.join()
+            self._beat()  # how far it came, for whoever decides about another attempt
 
     def metrics(self, member: int, row: Mapping[str, float]) -> None:
-        """One line of metrics.jsonl; what is not a number becomes null."""
-        _, file = self.members[member]
-        file.write(json.dumps({key: _finite(value) for key, value in row.items()}) + "\n")
-        file.flush()
+        """One line of metrics.jsonl; what is not a number becomes null. A full disk costs lines, not the run."""
+        *_, file = self.members[member]
+        try:
+            file.write(json.dumps({key: _finite(value) for key, value in row.items()}) + "\n")
+            file.flush()
+            self.full = False
+        except OSError as error:
+            if not self.full:
+                log.warning("metrics cannot be written (%s); training goes on without them", error.strerror)
+            self.full = True
 
     def progress(self, member: int, step: int, steps: int, tokens_per_s: float) -> None:
-        """A heartbeat, at most one per period."""
+        """Where a member stands; the heartbeat carries it on."""
+        run_id, *_ = self.members[member]
+        before = self.standing.get(member)
         now = time.time()
-        if now >= self.next_beat:
-            self.next_beat = now + self.heartbeat_s
-            run_id, _ = self.members[member]
-            write_beat(self.job, Beat(time=now, run_id=run_id, step=step, steps=steps, tokens_per_s=tokens_per_s))
+        self.standing[member] = Beat(
+            time=now,
+            run_id=run_id,
+            step=step,
+            steps=steps,
+            tokens_per_s=tokens_per_s,
+            first_step=before.first_step if before else step,
+            stepped=now,
+            step_s=self.pace.step_s,
+        )
+        if before is None:
+            self._beat()
+
+    def note(self, _member: int, text: str) -> None:
+        """Trouble that training outlives."""
+        log.warning("%s", text)
+
+    def alive(self, steps: int) -> None:
+        """Told on every rank at every look."""
+        self.pace.at(steps)
+        self.watchdog.beat()
+
+    def _give_up(self, silent_s: float) -> None:
+        """End this process: no step for so long, and nothing in it can be asked to stop."""
+        reason = f"no step for {silent_s:.0f} s"
+        log.error("%s: giving up; the stacks of all threads follow", reason)
+        for handler in logging.getLogger().handlers:
+            if isinstance(handler, logging.FileHandler) and handler.stream is not None:
+                faulthandler.dump_traceback(handler.stream)
+        end = End(state="lost", cause="hung", reason=reason)
+        for run_id, number, _ in self.members:
+            home = self.folder.attempt(run_id, number)
+            if not is_superseded(self.folder, run_id, number):
+                write_json(home / ("end.json" if self.leads else f"end.{self.number_of_rank}.json"), end)
+        os._exit(EXIT_HUNG)
+
+    def _beat_on(self) -> None:
+        while not self.ended.wait(self.heartbeat_s):
+            self._beat()
+
+    def _beat(self) -> None:
+        now = time.time()
+        for member, standing in tuple(self.standing.items()):
+            run_id, number, _ = self.members[member]
+            if is_superseded(self.folder, run_id, number):
+                self.stop.received = self.stop.received or signal.SIGTERM
+                return
+            try:
+                write_beat(self.folder, run_id, number, replace(standing, time=now))
+            except OSError as error:
+                log.warning("the heartbeat cannot be written (%s)", error.strerror)
 
 
-def _finish(folder: SweepFolder, spec: RunSpec, outcome: Outcome, number: int, place: Place) -> None:
+def _finish(
+    folder: SweepFolder, spec: RunSpec, outcome: Any, number: int, place: Place, job: JobFile, stop: Stop
+) -> None:
+    from model.checkpoint import delete_checkpoints
+
     if outcome.state == "stopped":
+        if is_superseded(folder, spec.run_id, number):
+            log.warning("another attempt took over: nothing more is written")
+            return
+        cause: Cause = "time" if stop.received in (signal.SIGUSR1, signal.SIGUSR2) else "signal"
         reason = outcome.reason or f"stopped at step {outcome.steps}"
-        write_end(folder, spec.run_id, number, End(state="stopped", reason=reason))
+        write_end(folder, spec.run_id, number, End(state="stopped", cause=cause, reason=reason))
         return
     train, shape = spec.train, model_shape(spec.train.model)
     record = RunRecord(
@@ -203,9 +399,23 @@ def _finish(folder: SweepFolder, spec: RunSpec, outcome: Outcome, number: int, p
         axes=dict(spec.axes),
         reason=outcome.reason if outcome.state == "diverged" else "",
     )
-    write_record(folder, record)
-    delete_checkpoints(folder.run(spec.run_id) / "checkpoint")
+    _write_patiently(lambda: write_record(folder, record))
+    delete_checkpoints(folder.run(spec.run_id) / "checkpoint", keep_final=job.execution.checkpoint.keep_final)
     log.info("%s: loss %s after %d steps %s", outcome.state, outcome.loss, outcome.steps, outcome.reason)
+
+
+def _write_patiently(write: Callable[[], None]) -> None:
+    """Write the result of a whole run, waiting for room on a full disk rather than losing it."""
+    deadline, wait = time.monotonic() + RECORD_PATIENCE_S, 1.0
+    while True:
+        try:
+            return write()
+        except DiskError as error:
+            if time.monotonic() > deadline:
+                raise
+            log.warning("the result waits for the disk: %s", error)
+            time.sleep(wait)
+            wait = min(30.0, 2 * wait)
 
 
 def _finite(value: float) -> float | None:
@@ -220,6 +430,9 @@ def provenance(folder: SweepFolder, job: JobFile, spec: RunSpec, place: Place) -
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "job": job.job,
+        "slurm_step": place.seat.step,
+        "node": place.seat.node,
+        "gpus": os.environ.get("CUDA_VISIBLE_DEVICES", ""),
         "code": job.code,
         **read_snapshot(folder.code, job.code),
         "python": sys.version.split()[0],

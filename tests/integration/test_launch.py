@@ -20,6 +20,7 @@ from sweeper import launch as launching
 from sweeper.launch import launch, plan_sweep
 from sweeper.records import (
     JobFile,
+    Submitted,
     SweepFolder,
     launcher_lock,
     owner_of,
@@ -99,9 +100,9 @@ def test_ranks_that_the_launcher_inherited_are_not_its_workers(tmp_path, monkeyp
 def test_a_run_whose_orphan_dies_while_the_launch_begins_is_run(tmp_path, monkeypatch):
     folder, spec = SweepFolder(tmp_path, "tiny"), run_spec()
     orphan = subprocess.Popen(["sleep", "60"])
-    job = JobFile(job="j", runs=(spec.run_id,), code="", processes=1, heartbeat_s=1.0, execution=Execution())
+    job = JobFile(job="j", tasks=((spec.run_id,),), code="", processes=1, heartbeat_s=1.0, execution=Execution())
     write_spec(folder, spec)
-    write_submitted(write_job(folder, job), owner_of(orphan.pid))
+    write_submitted(write_job(folder, job), Submitted(owner=owner_of(orphan.pid)))
     freeze = launching._freeze
 
     def dying_meanwhile(*arguments):

@@ -13,9 +13,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 ROWS = (
     "errors files laws expressions typed watchdog model.config model.parameters model.shape",
-    "spec columns records status fits model.corpus snapshot",
-    "config grid plan table",
-    "scheduler worker worker_entry launch sources terminal figures analysis",
+    "spec columns slurm records status retries fits model.corpus snapshot",
+    "config grid arguments plan table",
+    "scheduler worker worker_entry supervisor command launch submission tend sources terminal figures analysis",
     "cli",
 )
 """From the bottom: a module imports only from its own row and the rows below."""

@@ -14,15 +14,19 @@ from model.config import Execution
 from sweeper import records
 from sweeper.errors import DiskError, LaunchError, SweeperError
 from sweeper.records import (
+    Attempt,
     Beat,
     End,
     JobFile,
+    Seat,
+    Submitted,
     SweepFolder,
     claim_attempt,
     close_job,
     is_lost,
+    is_superseded,
     launcher_lock,
-    live_jobs,
+    local_jobs,
     owner_of,
     read_attempts,
     read_beat,
@@ -106,28 +110,28 @@ def test_a_damaged_record_is_named_with_the_next_step(folder):
 
 
 def test_attempts_are_numbered_from_one(folder):
-    assert claim_attempt(folder, "r", "job") == 1
+    assert claim_attempt(folder, "r", Seat(job="job")) == 1
     write_end(folder, "r", 1, End(state="stopped", reason="signal"))
-    assert claim_attempt(folder, "r", "job") == 2
+    assert claim_attempt(folder, "r", Seat(job="job")) == 2
 
 
 def test_a_run_held_by_a_living_process_cannot_be_claimed(folder):
-    assert claim_attempt(folder, "r", "job") == 1
-    assert claim_attempt(folder, "r", "other") is None
+    assert claim_attempt(folder, "r", Seat(job="job")) == 1
+    assert claim_attempt(folder, "r", Seat(job="other")) is None
 
 
 def test_a_run_held_by_a_dead_process_is_claimed_anew(folder):
-    assert claim_attempt(folder, "r", "job") == 1
+    assert claim_attempt(folder, "r", Seat(job="job")) == 1
     owner = folder.attempt("r", 1) / "owner.json"
     held = json.loads(owner.read_text())
     held["owner"]["pid"] = dead_pid()
     owner.write_text(json.dumps(held))
-    assert claim_attempt(folder, "r", "other") == 2
+    assert claim_attempt(folder, "r", Seat(job="other")) == 2
 
 
 def test_only_one_of_many_claimants_wins(folder):
     with ThreadPoolExecutor(16) as pool:
-        claims = list(pool.map(lambda i: claim_attempt(folder, "r", f"job{i}"), range(16)))
+        claims = list(pool.map(lambda i: claim_attempt(folder, "r", Seat(job=f"job{i}")), range(16)))
     assert sorted(claims, key=str) == [1] + [None] * 15
     assert [attempt.number for attempt in read_attempts(folder, "r")] == [1]
 
@@ -163,68 +167,88 @@ def elsewhere(**changes):
     return replace(here, at=replace(here.at, host="elsewhere", machine="another", boot="x"), **changes)
 
 
+def attempt_of(owner):
+    return Attempt(number=1, owner=owner, seat=Seat(job="j"), end=None)
+
+
 def test_a_process_of_another_machine_is_lost_only_after_a_long_silence(folder):
-    job = write_job(folder, _job())
-    silent = elsewhere(time=0.0)
-    write_beat(job, _beat(time.time() - 60))
-    assert not is_lost(folder, silent, "j")
-    write_beat(job, _beat(time.time() - records.STALE_S - 1))
-    assert is_lost(folder, silent, "j")
-    assert not is_lost(folder, elsewhere(time=time.time()), "j")
+    assert claim_attempt(folder, "r", Seat(job="j")) == 1
+    silent = attempt_of(elsewhere(time=0.0))
+    write_beat(folder, "r", 1, _beat(time.time() - 60))
+    assert not is_lost(folder, "r", silent)
+    write_beat(folder, "r", 1, _beat(time.time() - records.STALE_S - 1))
+    assert is_lost(folder, "r", silent)
+    assert not is_lost(folder, "r", attempt_of(elsewhere(time=time.time())))
 
 
 def test_a_reboot_ends_every_process_at_once(folder):
     here = owner_of(1)
     before = replace(here, at=replace(here.at, machine=here.at.machine or "m", boot="an earlier one"))
-    assert is_lost(folder, before, "j") == bool(here.at.machine)
+    assert is_lost(folder, "r", attempt_of(before)) == bool(here.at.machine)
 
 
 def test_a_torn_heartbeat_is_none(folder):
-    path = write_job(folder, _job())
-    (path / "heartbeat.json").write_text("")
-    assert read_beat(folder, "j") is None
+    claim_attempt(folder, "r", Seat(job="j"))
+    (folder.attempt("r", 1) / "heartbeat.json").write_text("")
+    assert read_beat(folder, "r", 1) is None
 
 
 def test_a_heartbeat_is_read_back(folder):
-    path = write_job(folder, _job())
-    write_beat(path, _beat(1.0))
-    assert read_beat(folder, "j") == _beat(1.0)
+    claim_attempt(folder, "r", Seat(job="j"))
+    write_beat(folder, "r", 1, _beat(1.0))
+    assert read_beat(folder, "r", 1) == _beat(1.0)
+
+
+def test_a_requeued_job_takes_up_its_own_run_at_once(folder):
+    assert claim_attempt(folder, "r", Seat(job="j", task=3, step="7.0")) == 1
+    assert claim_attempt(folder, "r", Seat(job="j", task=4, restarts=1, step="8.0")) is None
+    assert claim_attempt(folder, "r", Seat(job="j", task=3, restarts=1, step="7.0")) == 2
+
+
+def test_an_attempt_that_was_overtaken_or_declared_over_may_write_no_more(folder):
+    claim_attempt(folder, "r", Seat(job="j", step="7.0"))
+    assert not is_superseded(folder, "r", 1)
+    claim_attempt(folder, "r", Seat(job="j", restarts=1, step="7.0"))
+    assert is_superseded(folder, "r", 1)
+    assert not is_superseded(folder, "r", 2)
+    write_end(folder, "r", 2, End(state="lost", reason="its node failed"))
+    assert is_superseded(folder, "r", 2)
 
 
 def test_jobs_without_a_living_process_are_not_live(folder):
     path = write_job(folder, _job())
-    assert live_jobs(folder) == {}
-    write_submitted(path, living_owner())
-    assert list(live_jobs(folder)) == ["j"]
-    write_submitted(path, replace(living_owner(), pid=dead_pid()))
-    assert live_jobs(folder) == {}
+    assert local_jobs(folder) == {}
+    write_submitted(path, Submitted(owner=living_owner()))
+    assert list(local_jobs(folder)) == ["j"]
+    write_submitted(path, Submitted(owner=replace(living_owner(), pid=dead_pid())))
+    assert local_jobs(folder) == {}
 
 
 def test_a_note_of_a_job_that_cannot_be_read_stops_nothing(folder):
     path = write_job(folder, _job())
     (path / "submitted.json").write_text('{"host": "of another version"}')
-    assert live_jobs(folder) == {}
+    assert local_jobs(folder) == {}
 
 
 def test_a_run_whose_job_lives_counts_as_running_before_it_is_claimed(folder):
-    write_submitted(write_job(folder, _job(runs=("r",))), living_owner())
+    write_submitted(write_job(folder, _job(runs=("r",))), Submitted(owner=living_owner()))
     write_text(folder.run("r") / "spec.json", "{}")
     assert state_of(read_evidence(folder, ["r"])["r"]) == "running"
 
 
 def test_a_closed_job_is_not_asked_again(folder):
     path = write_job(folder, _job())
-    write_submitted(path, living_owner())
+    write_submitted(path, Submitted(owner=living_owner()))
     close_job(path)
     close_job(path)
-    assert live_jobs(folder) == {}
+    assert local_jobs(folder) == {}
     assert (path / "ended.json").exists()
 
 
 def test_a_run_that_was_finished_meanwhile_is_not_claimed(folder):
     record = run_record(run_spec())
     write_record(folder, record)
-    assert claim_attempt(folder, record.run_id, "j") is None
+    assert claim_attempt(folder, record.run_id, Seat(job="j")) is None
     (attempt,) = read_attempts(folder, record.run_id)
     assert attempt.end.state == "stopped"
 
@@ -235,13 +259,13 @@ def test_a_claim_that_the_disk_refuses_is_one_sentence(folder, monkeypatch):
 
     monkeypatch.setattr(Path, "rename", refuse)
     with pytest.raises(DiskError, match=r"cannot be claimed \(Disk quota exceeded\)"):
-        claim_attempt(folder, "r", "j")
+        claim_attempt(folder, "r", Seat(job="j"))
 
 
 def test_an_attempt_without_an_owner_is_passed_over(folder):
     (folder.attempt("r", 1) / "log").parent.mkdir(parents=True)
     (folder.attempt("r", 1) / "log").touch()
-    assert claim_attempt(folder, "r", "j") == 2
+    assert claim_attempt(folder, "r", Seat(job="j")) == 2
 
 
 def test_a_newer_spec_of_the_same_run_replaces_an_older_one(folder):
@@ -306,4 +330,4 @@ def _beat(when):
 
 
 def _job(runs=("r",)):
-    return JobFile(job="j", runs=runs, code="c", processes=1, heartbeat_s=1.0, execution=Execution())
+    return JobFile(job="j", tasks=(runs,), code="c", processes=1, heartbeat_s=1.0, execution=Execution())

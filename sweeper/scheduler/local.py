@@ -1,7 +1,7 @@
-"""Start, ask after and stop jobs; the only module that knows submitit.
+"""Start, ask after and stop jobs of this machine.
 
-`local` starts jobs on this machine. submitit's local executor starts everything at once, so `slots` bounds how many
-run together: one per core, or one per GPU.
+submitit's local executor starts everything at once, so `slots` bounds how many run together: one per core, or one per
+GPU.
 """
 
 import os

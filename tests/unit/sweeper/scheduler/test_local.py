@@ -6,10 +6,10 @@ import psutil
 import pytest
 
 from model.config import Execution
-from sweeper import scheduler
 from sweeper.errors import ConfigError
 from sweeper.records import owner_of, started_at
-from sweeper.scheduler import cores, is_broken, kill, slots, visible_gpus
+from sweeper.scheduler import local as scheduler
+from sweeper.scheduler.local import cores, is_broken, kill, slots, visible_gpus
 from sweeper.spec import Cluster
 
 CPU = Execution(device="cpu")
@@ -59,7 +59,7 @@ def test_on_cpus_runs_share_the_memory(monkeypatch):
 
 def test_cores_heed_the_affinity_of_the_process():
     script = (
-        "import os; from sweeper.scheduler import cores\n"
+        "import os; from sweeper.scheduler.local import cores\n"
         "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); print(cores())"
     )
     assert subprocess.check_output([sys.executable, "-c", script], text=True) == "1\n"

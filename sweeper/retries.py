@@ -1,0 +1,79 @@
+"""Whether and when a run is tried again, by how its attempts ended and how far they got; pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from sweeper.records import Attempt, Beat
+from sweeper.spec import Cluster
+
+Tried = Sequence[tuple[Attempt, Beat | None]]
+"""Attempts that count, in their order, each with its last heartbeat."""
+
+BLAMELESS = frozenset({"superseded", "cancelled"})
+"""Ends that say nothing about the run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What is to be done about a run without a result."""
+
+    action: Literal["try", "give up"]
+    at: float = 0.0
+    """When to try, seconds since the epoch; in the past for at once."""
+    failures: int = 0
+    """Attempts in a row that ended badly without getting further than those before them."""
+    reason: str = ""
+    """Why to give up, in a clause."""
+
+
+def next_attempt(tried: Tried, cluster: Cluster) -> Verdict:
+    """The verdict on a run.
+
+    Attempts that were stopped (time limit, preemption) after getting further than all before them are free. Every other
+    end counts, until an attempt gets further again; crashes wait longer each time. A lack of memory is met by a smaller
+    micro-batch at once.
+    """
+    failures, best, last = 0, -1, None
+    for attempt, beat in tried:
+        end = attempt.end
+        if end is None or end.cause in BLAMELESS:
+            continue
+        reached = beat.step if beat else 0
+        advanced = reached > max(best, beat.first_step if beat else 0)
+        best = max(best, reached)
+        last = end
+        free = end.state == "stopped" and advanced
+        failures = (0 if advanced else failures) + (not free)
+    if last is None:
+        return Verdict(action="try")
+    if failures >= cluster.attempts and not (last.cause == "memory" and can_halve(tried)):
+        reason = f"{failures} attempts in a row ended badly" if failures > 1 else "its attempt ended badly"
+        return Verdict(action="give up", failures=failures, reason=f"{reason}; the last: {last.reason}")
+    wait = 0.0
+    if failures and last.cause != "memory" and last.state != "stopped":
+        wait = cluster.backoff_s[min(failures, len(cluster.backoff_s)) - 1]
+    return Verdict(action="try", at=last.time + wait, failures=failures)
+
+
+MOST_HALVINGS = 8
+"""A micro-batch 256 times smaller than it began is no longer what lacks memory."""
+
+
+def halvings(tried: Tried) -> int:
+    """How often memory ran out, and so how often the micro-batch is to be halved."""
+    return min(MOST_HALVINGS, sum(a.end is not None and a.end.cause == "memory" for a, _ in tried))
+
+
+def can_halve(tried: Tried) -> bool:
+    """Whether a smaller micro-batch may still help."""
+    return sum(a.end is not None and a.end.cause == "memory" for a, _ in tried) < MOST_HALVINGS
+
+
+def smaller_micro_batch(micro_batch: int, share: int, halved: int) -> int:
+    """The micro-batch after memory ran out `halved` times: of the share of a process, 0 for the whole.
+
+    >>> smaller_micro_batch(0, 12, 0), smaller_micro_batch(0, 12, 2), smaller_micro_batch(4, 12, 3)
+    (0, 3, 1)
+    """
+    return micro_batch if halved == 0 else max(1, (micro_batch or share) >> halved)

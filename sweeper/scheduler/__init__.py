@@ -1,0 +1,1 @@
+"""Hand jobs to this machine (`local`) or to SLURM (`arrays`); the only package that knows submitit."""

@@ -1,0 +1,283 @@
+"""Hand the runs of a sweep to SLURM and return: intents first, then arrays, one per resource shape and part of it."""
+
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sweeper.errors import LaunchError
+from sweeper.launch import check_runs, measured
+from sweeper.plan import Job, Plan, make_plan, plan_json
+from sweeper.records import (
+    JobFile,
+    LaunchFile,
+    Submitted,
+    SweepFolder,
+    close_job,
+    job_life,
+    launcher_lock,
+    read_evidence,
+    read_excluded,
+    read_jobs,
+    read_launch,
+    renew_run,
+    write_job,
+    write_json,
+    write_launch,
+    write_spec,
+    write_submitted,
+    write_text,
+)
+from sweeper.scheduler.arrays import LimitError, Shape, UnansweredError, sbatch_script, submit_script
+from sweeper.slurm import Queue, Settings, SlurmError, ask_queue, read_settings, require_slurm
+from sweeper.snapshot import take_snapshot
+from sweeper.spec import Cluster, RunSpec, Sweep
+from sweeper.status import FINISHED, State, states
+
+RUNNING_ARRAY = 1000
+"""Most elements of an array where the cluster does not say (slurm.conf: MaxArraySize 1001)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """What a launch on a cluster did."""
+
+    jobs: tuple[str, ...]
+    """SLURM's numbers of the arrays."""
+    submitted: int
+    """Runs handed over now."""
+    found: int
+    """Runs that already had a result."""
+    active: int
+    """Runs that somebody was at work on already."""
+    waiting: int
+    """Runs that a limit of SLURM kept back."""
+    limit: str
+    """SLURM's words about that limit."""
+    states: Mapping[State, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Array:
+    """Jobs of one resource shape that are submitted at once."""
+
+    jobs: tuple[Job, ...]
+    shape: Shape
+
+
+def submit_sweep(
+    sweep: Sweep, specs: Sequence[RunSpec], folder: SweepFolder, *, tell: Callable[[str], None], canary: bool = False
+) -> Submission:
+    """Submit every cell without a result that nobody works on, and return at once.
+
+    Whatever happens in between, no run is submitted twice: an intent is on disk before sbatch is called, jobs are
+    known by their names, and a job whose intent was closed meanwhile ends without doing anything.
+
+    Args:
+        tell: Called with each note before anything is submitted.
+        canary: Submit the smallest and the largest run first; the others start when these have a result.
+
+    Raises:
+        ConfigError: A run fits no number of devices.
+        DataError: The data cannot be read or do not fit.
+        LaunchError: SLURM cannot be asked, refuses the jobs, or another launch of this sweep is alive.
+    """
+    require_slurm()
+    for note in (*sweep.notes, *check_runs(specs, sweep.cluster)):
+        tell(note)
+    with launcher_lock(folder) as renew:
+        queue, settings = _ask(folder)
+        states_now = states(read_evidence(folder, [spec.run_id for spec in specs], queue))
+        plan = make_plan(sweep.name, specs, states_now, sweep.cluster, sweep.execution, measured(folder))
+        for run in plan.runs:
+            if run.state == "failed":
+                renew_run(folder, run.run_id)  # a person asks for it: its earlier attempts no longer count
+        write_text(folder.path / "sweep.yaml", sweep.resolved)
+        write_json(folder.path / "plan.json", plan_json(plan))
+        code = take_snapshot(folder.code)
+        before = read_launch(folder)
+        known = dict.fromkeys([*(before.runs if before else ()), *(run.run_id for run in plan.runs)])
+        launch = LaunchFile(
+            sweep=sweep.name, runs=tuple(known), cluster=sweep.cluster, execution=sweep.execution, code=code
+        )
+        write_launch(folder, launch)
+        found = {run.run_id: run.state for run in plan.runs}
+        sent = submit_jobs(folder, launch, plan.jobs, settings, renew=renew, canary=canary)
+    count = list(found.values()).count
+    return Submission(
+        jobs=sent.jobs,
+        submitted=sent.submitted,
+        found=sum(state in FINISHED for state in found.values()),
+        active=count("queued") + count("running") + count("unknown"),
+        waiting=sent.waiting,
+        limit=sent.limit,
+        states=plan.totals.states,
+    )
+
+
+def _ask(folder: SweepFolder) -> tuple[Queue, Settings]:
+    """What SLURM says now; jobs that it no longer has are noted to have ended.
+
+    Raises:
+        LaunchError: It does not answer: nobody knows which runs it has.
+    """
+    try:
+        settings = read_settings()
+    except SlurmError as error:
+        raise LaunchError(
+            f"SLURM does not answer ({error}); nothing was submitted: launch again when it does"
+        ) from error
+    queue = ask_queue(settings=settings)
+    if not queue.answers:
+        raise LaunchError(f"SLURM does not answer ({queue.error}); nothing was submitted: launch again")
+    close_ended(folder, queue)
+    return queue, settings
+
+
+def close_ended(folder: SweepFolder, queue: Queue) -> None:
+    """Note the end of every job that this cluster no longer has: it is not asked after again, nor may it start late."""
+    for name, (job, submitted) in read_jobs(folder).items():
+        lives = {job_life(job, submitted, index, queue) for index in range(len(job.tasks))}
+        if lives == {"none"} and job.cluster is not None:
+            close_job(folder.jobs / name, "SLURM no longer has it")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sent:
+    """What became of jobs on their way to SLURM."""
+
+    jobs: tuple[str, ...]
+    submitted: int
+    waiting: int
+    limit: str
+
+
+def submit_jobs(
+    folder: SweepFolder,
+    launch: LaunchFile,
+    jobs: Sequence[Job],
+    settings: Settings,
+    *,
+    renew: Callable[[], None],
+    canary: bool = False,
+) -> Sent:
+    """Submit jobs as arrays until done, or until a limit of SLURM is reached.
+
+    Raises:
+        LaunchError: SLURM refuses an array, or does not say whether it took it; what went before stays submitted.
+    """
+    excluded = tuple(node.node for node in read_excluded(folder))
+    submitted, limit = 0, ""
+    numbers: list[str] = []
+    total = sum(len(job.runs) for job in jobs)
+    for stage in _stages(jobs) if canary else (tuple(jobs),):
+        after = f"afterok:{':'.join(numbers)}" if canary and numbers else ""
+        for array in arrays(stage, launch.cluster, settings.max_array_size, dependency=after, excluded=excluded):
+            renew()
+            try:
+                numbers.append(_submit(folder, launch, array, settings))
+            except LimitError as error:
+                limit = str(error)
+                break
+            submitted += sum(len(job.runs) for job in array.jobs)
+        if limit:
+            break
+    return Sent(jobs=tuple(numbers), submitted=submitted, waiting=total - submitted, limit=limit)
+
+
+def _stages(jobs: Sequence[Job]) -> tuple[tuple[Job, ...], ...]:
+    """The smallest and the largest job, then the others; jobs come with the longest first."""
+    if len(jobs) <= 2:
+        return (tuple(jobs),)
+    return (jobs[0], jobs[-1]), tuple(jobs[1:-1])
+
+
+def arrays(
+    jobs: Iterable[Job],
+    cluster: Cluster,
+    max_array_size: int = RUNNING_ARRAY + 1,
+    *,
+    dependency: str = "",
+    excluded: tuple[str, ...] = (),
+) -> tuple[Array, ...]:
+    """Jobs by resource shape, in parts that the cluster's MaxArraySize (one more than the largest index) allows."""
+    by_shape: dict[tuple[Shape, int, int], list[Job]] = {}
+    for job in jobs:
+        shape = Shape(
+            nodes=job.nodes,
+            tasks_per_node=job.tasks_per_node,
+            time_min=job.time_min or cluster.slurm.time_min,
+            dependency=dependency,
+            excluded=excluded,
+        )
+        by_shape.setdefault((shape, job.processes, len(job.runs)), []).append(job)
+    size = max(1, max_array_size - 1)
+    return tuple(
+        Array(jobs=tuple(some[first : first + size]), shape=shape)
+        for (shape, _, _), some in by_shape.items()
+        for first in range(0, len(some), size)
+    )
+
+
+def intent(launch: LaunchFile, array: Array, name: str, code: str) -> JobFile:
+    """What is written down of an array before it is submitted."""
+    first = array.jobs[0]
+    return JobFile(
+        job=name,
+        tasks=tuple(tuple(spec.run_id for spec in job.runs) for job in array.jobs),
+        code=code,
+        processes=first.processes,
+        heartbeat_s=launch.cluster.heartbeat_s,
+        execution=launch.execution,
+        cluster=launch.cluster,
+        nodes=first.nodes,
+        time=time.time(),
+    )
+
+
+def _submit(folder: SweepFolder, launch: LaunchFile, array: Array, settings: Settings) -> str:
+    """Write the intent of an array and submit it; SLURM's number of it."""
+    for job in array.jobs:
+        for spec in job.runs:
+            write_spec(folder, spec)
+    name = f"{launch.sweep.replace('/', '-')}-{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(4).hex()}"
+    file = intent(launch, array, name, launch.code)
+    path = write_job(folder, file)
+    script = path / "script.sh"
+    write_text(script, sbatch_script(file, array.shape, folder))
+    try:
+        number = submit_script(script, name)
+    except LimitError:
+        close_job(path, "SLURM takes no more jobs for now")
+        raise
+    except UnansweredError:
+        raise
+    except LaunchError as error:
+        close_job(path, str(error))
+        raise
+    write_submitted(path, Submitted(cluster=settings.cluster, job_id=number, time=time.time()))
+    return number
+
+
+def dry_run(sweep: Sweep, plan: Plan, folder: SweepFolder) -> tuple[str, ...]:
+    """The scripts that a launch would submit now, exactly, but for the jobs' names and the hash of the code."""
+    launch = LaunchFile(
+        sweep=sweep.name, runs=(), cluster=sweep.cluster, execution=sweep.execution, code="<hash of the code>"
+    )
+    try:
+        size = read_settings().max_array_size
+    except SlurmError:
+        size = RUNNING_ARRAY + 1
+    made = arrays(plan.jobs, sweep.cluster, size, excluded=tuple(n.node for n in read_excluded(folder)))
+    return tuple(
+        sbatch_script(
+            intent(launch, array, f"{sweep.name.replace('/', '-')}-{number}", launch.code), array.shape, folder
+        )
+        for number, array in enumerate(made)
+    )
+
+
+def script_path(folder: SweepFolder, job: str) -> Path:
+    """Where the script of a job lies."""
+    return folder.jobs / job / "script.sh"

@@ -1,0 +1,314 @@
+"""In the batch step of a SLURM job: start the processes of its runs, retry what crashed, requeue what ran out of time.
+
+`python -m sweeper.supervisor JOB` takes the place of the batch script's shell, so that all signals of SLURM reach it:
+SIGUSR2 (and SIGUSR1) say that the time limit is near, after which the job requeues itself; SIGTERM says that the job is
+ended by someone else, who decides what comes next. What it knows lies on the disk: an attempt without an end whose
+processes are gone is given one here, and `retries.next_attempt` judges them.
+"""
+
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from sweeper.records import (
+    Attempt,
+    Beat,
+    End,
+    JobFile,
+    Seat,
+    SweepFolder,
+    claim_attempt,
+    counted_attempts,
+    is_closed,
+    is_held,
+    read_beat,
+    read_job,
+    read_record,
+    write_end,
+)
+from sweeper.retries import Tried, next_attempt
+from sweeper.slurm import SlurmError, cancel_step, requeue
+from sweeper.watchdog import STARTUP, silence_limit
+
+POLL_S = 0.25
+HUNG_GRACE_S = 60.0
+"""What a hung run gets beyond its limit to end by itself, by the watchdogs of its processes."""
+TAIL_LINES = 20
+MEMORY_WORDS = ("oom-kill", "oom_kill", "Out Of Memory", "OUT_OF_MEMORY")
+"""How SLURM says in a step's output that the kernel took its memory back."""
+
+
+class Signals:
+    """Counts what SLURM sends; nothing else happens in a signal handler."""
+
+    ASKING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+    def __init__(self) -> None:
+        self.received: list[int] = []
+        for number in self.ASKING:
+            signal.signal(number, self._note)
+
+    def _note(self, number: int, _frame: Any) -> None:
+        self.received.append(number)
+
+    @property
+    def stops(self) -> bool:
+        return bool(self.received)
+
+    @property
+    def requeues(self) -> bool:
+        """Whether the job is to run again: its time was up, and nobody ended it."""
+        return self.stops and signal.SIGTERM not in self.received
+
+
+@dataclass(slots=True, kw_only=True)
+class _Charge:
+    """One run of this job."""
+
+    run_id: str
+    process: subprocess.Popen[bytes] | None = None
+    output: Path | None = None
+    starts: int = 0
+    looked: float = 0.0
+    done: bool = False
+    told: int = 0
+    """Signals passed on to its processes."""
+
+
+def main(job_folder: str) -> int:
+    """Carry out this element of the job; the exit code is 0 when each of its runs has a result."""
+    path = Path(job_folder)
+    signals = Signals()
+    if is_closed(path):
+        print(f"{path.name} was given up before it started: nothing to do")
+        return 0
+    folder = SweepFolder(path.parent.parent.parent, path.parent.parent.name)
+    job = read_job(path)
+    env = os.environ
+    seat = Seat(
+        job=job.job,
+        task=int(env.get("SLURM_ARRAY_TASK_ID", "0")),
+        restarts=int(env.get("SLURM_RESTART_COUNT", "0")),
+        node=env.get("SLURMD_NODENAME", ""),
+        step=f"{env['SLURM_JOB_ID']}.batch",
+    )
+    charges = [_Charge(run_id=run_id) for run_id in job.tasks[seat.task]]
+    watch = _Watch(folder=folder, job=job, path=path, seat=seat, signals=signals, packed=len(charges) > 1)
+    while not all(charge.done for charge in charges):
+        for charge in charges:
+            if not charge.done:
+                watch.look_after(charge)
+        time.sleep(POLL_S)
+    left = [c.run_id for c in charges if read_record(folder, c.run_id) is None]
+    if left and signals.requeues and not all(is_held(folder, run_id) for run_id in left):
+        return _requeue(env)
+    return 1 if left else 0
+
+
+def _requeue(env: Any) -> int:
+    number = env.get("SLURM_ARRAY_JOB_ID")
+    me = f"{number}_{env['SLURM_ARRAY_TASK_ID']}" if number else env["SLURM_JOB_ID"]
+    print(f"time is up: requeueing {me}")
+    try:
+        requeue(me)
+    except SlurmError as error:
+        print(f"this cluster does not requeue ({error}); `sweeper tend` or the next launch resubmits")
+        return 1
+    time.sleep(60)  # SLURM ends this job now
+    return 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Watch:
+    """What looking after a run needs at hand."""
+
+    folder: SweepFolder
+    job: JobFile
+    path: Path
+    seat: Seat
+    signals: Signals
+    packed: bool
+    began: float = field(default_factory=time.time)
+
+    def look_after(self, charge: _Charge) -> None:
+        """Start, watch or give up a run: one small step of it."""
+        if charge.process is None:
+            self._decide(charge)
+            return
+        self._pass_signals_on(charge, charge.process)
+        if charge.process.poll() is not None:
+            self._settle(charge, charge.process.returncode)
+            charge.process = None
+        elif time.time() - charge.looked > 5.0:
+            charge.looked = time.time()
+            self._end_if_hung(charge, charge.process)
+
+    def _decide(self, charge: _Charge) -> None:
+        """Whether the run needs another start, now or later."""
+        folder, run_id = self.folder, charge.run_id
+        if self.signals.stops or read_record(folder, run_id) is not None or is_held(folder, run_id):
+            charge.done = True
+            return
+        tried = tries(folder, run_id)
+        verdict = next_attempt(tried, self.job.profile)
+        if verdict.action == "give up":
+            give_up(folder, run_id, tried, verdict.reason)
+            charge.done = True
+        elif verdict.at <= time.time():
+            last = tried[-1][0] if tried else None
+            if last is not None and last.end is None and charge.starts and not self._ours(last):
+                charge.done = True  # another job works on it
+            else:
+                self._start(charge)
+
+    def _start(self, charge: _Charge) -> None:
+        seat, slurm = self.seat, self.job.profile.slurm
+        turn = f"-{seat.task}-{seat.restarts}-{charge.starts}"
+        charge.output = self.path / "output" / f"{charge.run_id}{turn}.out"
+        charge.output.parent.mkdir(exist_ok=True)
+        charge.starts += 1
+        charge.looked = time.time()
+        per_node = self.job.processes // self.job.nodes
+        words = ["srun", "--unbuffered", "--kill-on-bad-exit=1", f"--nodes={self.job.nodes}"]
+        words += [f"--ntasks={self.job.processes}", f"--ntasks-per-node={per_node}", "--distribution=block"]
+        words += ["--overlap"] if self.packed else []
+        words += [*slurm.extra_srun, *shlex.split(slurm.container)]
+        words += [*(shlex.split(slurm.python) or [sys.executable]), "-u", "-m", "sweeper.worker_entry"]
+        words += [str(self.path), charge.run_id]
+        environment = {
+            **os.environ,
+            "SRUN_CPUS_PER_TASK": str(slurm.cpus_per_process),  # since 22.05 srun does not inherit it
+            "SWEEPER_TURN": turn,
+            # This is the first node of the allocation, where rank 0 will be.
+            "MASTER_ADDR": socket.gethostname(),
+            "MASTER_PORT": str(free_port()),
+        }
+        with charge.output.open("ab") as output:
+            charge.process = subprocess.Popen(
+                words, env=environment, stdout=output, stderr=output, stdin=subprocess.DEVNULL
+            )
+
+    def _pass_signals_on(self, charge: _Charge, srun: "subprocess.Popen[bytes]") -> None:
+        """srun hands each signal to its processes, which write a checkpoint and end."""
+        for number in self.signals.received[charge.told :]:
+            srun.send_signal(number)
+            charge.told += 1
+
+    def _ours(self, attempt: Attempt) -> bool:
+        ours = self.seat
+        return (attempt.seat.job, attempt.seat.task, attempt.seat.restarts) == (ours.job, ours.task, ours.restarts)
+
+    def _settle(self, charge: _Charge, code: int) -> None:
+        """The processes are gone: see to it that the attempt they made has an end."""
+        folder, run_id = self.folder, charge.run_id
+        if read_record(folder, run_id) is not None:
+            return
+        attempts = counted_attempts(folder, run_id)
+        last = attempts[-1] if attempts else None
+        said = tail(charge.output)
+        if last is not None and self._ours(last) and last.owner.time > self.began:
+            if last.end is None:
+                write_end(folder, run_id, last.number, silent_end(code, said))
+            return
+        if self.signals.stops:
+            return
+        # No attempt was claimed: the container, the interpreter or an import failed, or another job holds the run.
+        number = claim_attempt(folder, run_id, self.seat) if code else None
+        if number is not None:
+            reason = f"its processes did not start ({described(code)})" + (f": {said.splitlines()[-1]}" if said else "")
+            write_end(folder, run_id, number, End(state="error", reason=reason, detail=said))
+        else:
+            charge.done = True
+
+    def _end_if_hung(self, charge: _Charge, srun: "subprocess.Popen[bytes]") -> None:
+        """Kill the step of a run that makes no step any more and whose processes do not see it themselves."""
+        attempts = counted_attempts(self.folder, charge.run_id)
+        last = attempts[-1] if attempts else None
+        if last is None or last.end is not None or not self._ours(last):
+            return
+        beat = read_beat(self.folder, charge.run_id, last.number)
+        silent_s = hung_for(last, beat, self.job.profile.hang_s)
+        if silent_s > 0:
+            reason = f"no step for {silent_s:.0f} s on {last.seat.node}"
+            write_end(self.folder, charge.run_id, last.number, End(state="lost", cause="hung", reason=reason))
+            try:
+                cancel_step(last.seat.step)
+            except SlurmError as error:
+                print(f"the step {last.seat.step} cannot be killed: {error}")
+                srun.kill()
+
+
+def hung_for(attempt: Attempt, beat: Beat | None, hang_s: float, grace_s: float = HUNG_GRACE_S) -> float:
+    """Seconds since the last step of a run that hangs: longer than `hang_s` and than 20 median steps; 0 if it does not.
+
+    Its own processes notice first; what they cannot end is ended from outside, `grace_s` later.
+    """
+    since = max(attempt.owner.time, beat.stepped if beat else 0.0)
+    step_s = beat.step_s if beat else 0.0
+    limit = silence_limit(step_s, minimum_s=hang_s, startup_s=STARTUP * hang_s) + min(grace_s, hang_s)
+    silent_s = time.time() - since
+    return silent_s if silent_s > limit else 0.0
+
+
+def tries(folder: SweepFolder, run_id: str) -> Tried:
+    """The attempts that count, each with its last heartbeat."""
+    return [(a, read_beat(folder, run_id, a.number)) for a in counted_attempts(folder, run_id)]
+
+
+def give_up(folder: SweepFolder, run_id: str, tried: Tried, reason: str) -> None:
+    """Make the last end of a run that is not tried again an error, so that it counts as failed."""
+    last, _ = tried[-1]
+    if last.end is not None and last.end.state != "error":
+        write_end(folder, run_id, last.number, replace(last.end, state="error", reason=f"given up: {reason}"))
+
+
+def silent_end(code: int, said: str) -> End:
+    """The end of an attempt whose processes ended without writing one."""
+    if any(word in said for word in MEMORY_WORDS):
+        return End(state="lost", cause="memory", reason="the kernel killed it for its memory", detail=said)
+    return End(state="lost", cause="killed", reason=f"it ended without a word ({described(code)})", detail=said)
+
+
+def described(code: int) -> str:
+    """An exit code in words.
+
+    >>> described(1), described(-9), described(137)
+    ('exit code 1', 'killed by SIGKILL', 'killed by SIGKILL')
+    """
+    number = -code if code < 0 else code - 128
+    try:
+        return f"killed by {signal.Signals(number).name}"
+    except ValueError:
+        return f"exit code {code}"
+
+
+def tail(path: Path | None, lines: int = TAIL_LINES) -> str:
+    """The last lines of a file."""
+    try:
+        return "\n".join(path.read_text(errors="replace").splitlines()[-lines:]) if path else ""
+    except OSError:
+        return ""
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on now; one made from the job's number may meet another's."""
+    with socket.socket() as found:
+        found.bind(("", 0))
+        return int(found.getsockname()[1])
+
+
+def run(arguments: Sequence[str]) -> None:
+    """The command line of the batch script."""
+    sys.exit(main(arguments[0]))
+
+
+if __name__ == "__main__":
+    run(sys.argv[1:])

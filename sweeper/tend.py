@@ -1,0 +1,262 @@
+"""One cycle of looking after a launched sweep: note what ended, avoid bad nodes, end what hangs, resubmit what may run.
+
+It goes by `launch.json` and the frozen specs alone, so that it can act long after the YAML was edited.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from sweeper.errors import SweeperError
+from sweeper.launch import measured
+from sweeper.plan import make_plan
+from sweeper.records import (
+    Attempt,
+    End,
+    Evidence,
+    ExcludedNode,
+    LaunchFile,
+    SweepFolder,
+    hold_run,
+    launcher_lock,
+    read_evidence,
+    read_excluded,
+    read_jobs,
+    read_launch,
+    read_spec,
+    write_end,
+    write_excluded,
+)
+from sweeper.retries import next_attempt
+from sweeper.slurm import Queue, Settings, SlurmError, ask_queue, cancel, exclude_nodes, read_settings, requeue
+from sweeper.status import FINISHED, STARTABLE, State, count_states, state_of
+from sweeper.submission import close_ended, submit_jobs
+from sweeper.supervisor import give_up, hung_for, tries
+
+BAD_NODE_RUNS = 2
+"""A node on which so many runs failed is excluded."""
+BAD_CAUSES = frozenset({"killed", "hung", "node"})
+"""Ends that speak against the node rather than the run."""
+HUNG_GRACE_S = 300.0
+"""What the job's own supervisor gets to end a hung run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cycle:
+    """What one cycle found and did."""
+
+    states: Mapping[State, int]
+    submitted: int
+    """Runs handed to SLURM again."""
+    waiting: int
+    """Runs that wait for their next attempt, or for a limit of SLURM."""
+    next_at: float
+    """When the first of those may go on, seconds since the epoch; 0 where none waits for a time."""
+    excluded: tuple[str, ...]
+    """Nodes that were excluded now."""
+    said: tuple[str, ...]
+    """What was done, one sentence each."""
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is left to tend: every cell has a result, failed for good or was cancelled."""
+        return self.submitted == 0 and self.waiting == 0 and not set(self.states) - FINISHED - {"failed", "cancelled"}
+
+
+def tend(folder: SweepFolder) -> Cycle:
+    """Carry out one cycle; one at a time for each sweep.
+
+    Raises:
+        SweeperError: The sweep was never launched on a cluster, SLURM does not answer, or a launch is going on.
+    """
+    launch = read_launch(folder)
+    if launch is None:
+        raise SweeperError(f"{folder.path}: never launched on a cluster, so there is nothing to tend; launch it first")
+    with launcher_lock(folder) as renew:
+        try:
+            settings = read_settings()
+        except SlurmError as error:
+            raise SweeperError(f"SLURM does not answer ({error}); nothing was done: tend again later") from error
+        queue = ask_queue(settings=settings)
+        if not queue.answers:
+            raise SweeperError(f"SLURM does not answer ({queue.error}); nothing was done: tend again later")
+        said: list[str] = []
+        _hold_the_cancelled(folder, launch, queue, said.append)
+        close_ended(folder, queue)
+        evidence = read_evidence(folder, launch.runs, queue)
+        _end_the_lost(folder, evidence, queue, said.append)
+        _end_the_hung(folder, evidence, launch, queue, said.append)
+        excluded = _exclude(folder, evidence, queue, said.append)
+        evidence = read_evidence(folder, launch.runs, queue)
+        now, ready, later = time.time(), [], []
+        for run_id, seen in evidence.items():
+            state = state_of(seen)
+            if state not in STARTABLE:
+                continue
+            tried = tries(folder, run_id)
+            verdict = next_attempt(tried, launch.cluster)
+            if verdict.action == "give up":
+                if state != "failed":
+                    give_up(folder, run_id, tried, verdict.reason)
+                    said.append(f"{run_id}: given up, {verdict.reason}")
+            elif verdict.at > now:
+                later.append(verdict.at)
+            else:
+                ready.append(run_id)
+        submitted, held_back = _resubmit(folder, launch, ready, settings, renew, said.append)
+        evidence = read_evidence(folder, launch.runs, queue)
+    # What was submitted a moment ago is not in the queue that was asked before.
+    return Cycle(
+        states=count_states(state_of(seen) for seen in evidence.values()),
+        submitted=submitted,
+        waiting=held_back + len(later),
+        next_at=min(later, default=0.0),
+        excluded=excluded,
+        said=tuple(said),
+    )
+
+
+def _resubmit(
+    folder: SweepFolder,
+    launch: LaunchFile,
+    run_ids: Sequence[str],
+    settings: Settings,
+    renew: Callable[[], None],
+    say: Callable[[str], None],
+) -> tuple[int, int]:
+    if not run_ids:
+        return 0, 0
+    specs = [read_spec(folder, run_id) for run_id in run_ids]
+    plan = make_plan(launch.sweep, specs, {}, launch.cluster, launch.execution, measured(folder))
+    sent = submit_jobs(folder, launch, plan.jobs, settings, renew=renew)
+    if sent.submitted:
+        say(f"submitted {sent.submitted} runs again (jobs {', '.join(sent.jobs)})")
+    if sent.waiting:
+        say(f"{sent.waiting} runs wait for a limit of SLURM: {sent.limit}")
+    return sent.submitted, sent.waiting
+
+
+def _hold_the_cancelled(folder: SweepFolder, launch: LaunchFile, queue: Queue, say: Callable[[str], None]) -> None:
+    """Leave alone what a person cancelled with scancel, or what a failed canary held back."""
+    cancelled = {
+        run_id
+        for job, _ in read_jobs(folder).values()
+        for index, runs in enumerate(job.tasks)
+        if (task := queue.task(job.job, index)) is not None and task.state == "CANCELLED"
+        for run_id in runs
+    }
+    evidence = read_evidence(folder, sorted(cancelled & set(launch.runs)), queue)
+    held = [r for r, seen in evidence.items() if state_of(seen) in STARTABLE]
+    for run_id in held:
+        hold_run(folder, run_id, "its job was cancelled")
+    if held:
+        say(f"{len(held)} runs were cancelled outside sweeper and are left alone; `sweeper retry` takes them up again")
+
+
+def _end_the_lost(
+    folder: SweepFolder, evidence: Mapping[str, Evidence], queue: Queue, say: Callable[[str], None]
+) -> None:
+    """Give an end to every attempt that both SLURM and its silence call dead."""
+    for run_id, seen in evidence.items():
+        last = seen.attempts[-1] if seen.attempts else None
+        if last is None or last.end is not None or seen.holder != "none" or seen.record is not None:
+            continue
+        end = lost_end(last, queue)
+        write_end(folder, run_id, last.number, end)
+        say(f"{run_id}: {end.reason}")
+
+
+def lost_end(attempt: Attempt, queue: Queue | None) -> End:
+    """The end of an attempt that died without a word, with what SLURM remembers of its job."""
+    seat = attempt.seat
+    task = queue.task(seat.job, seat.task) if queue else None
+    state = task.state if task else ""
+    where = f" on {seat.node}" if seat.node else ""
+    if state == "OUT_OF_MEMORY":
+        return End(state="lost", cause="memory", reason=f"SLURM ended it for its memory{where}")
+    if state in ("NODE_FAIL", "BOOT_FAIL"):
+        return End(state="lost", cause="node", reason=f"the node failed{where} ({state})")
+    if state in ("TIMEOUT", "DEADLINE"):
+        return End(
+            state="stopped", cause="time", reason=f"its time limit passed before a checkpoint was asked for{where}"
+        )
+    if state == "PREEMPTED":
+        return End(state="stopped", cause="signal", reason=f"it was preempted{where}")
+    if state == "CANCELLED":
+        return End(state="stopped", cause="cancelled", reason=f"its job was cancelled{where}")
+    words = f" (SLURM: {state})" if state else ""
+    return End(state="lost", cause="node" if not state else "killed", reason=f"it went silent{where}{words}")
+
+
+def _end_the_hung(
+    folder: SweepFolder,
+    evidence: Mapping[str, Evidence],
+    launch: LaunchFile,
+    queue: Queue,
+    say: Callable[[str], None],
+) -> None:
+    """Put back jobs whose run makes no step any more and whose supervisor does nothing about it."""
+    for run_id, seen in evidence.items():
+        last = seen.attempts[-1] if seen.attempts else None
+        if last is None or last.end is not None or seen.job != "alive" or not last.seat.scheduled:
+            continue
+        task = queue.tasks.get((last.seat.job, last.seat.task))
+        # A suspended job makes no step and is not hung.
+        if task is None or task.state != "RUNNING" or task.restarts != last.seat.restarts:
+            continue
+        silent_s = hung_for(last, seen.beat, launch.cluster.hang_s, HUNG_GRACE_S)
+        if silent_s == 0:
+            continue
+        write_end(
+            folder,
+            run_id,
+            last.number,
+            End(state="lost", cause="hung", reason=f"no step for {silent_s:.0f} s on {last.seat.node}"),
+        )
+        say(f"{run_id}: no step for {silent_s:.0f} s on {last.seat.node}; its job {task.job_id} starts again")
+        try:
+            requeue(task.job_id)
+        except SlurmError:
+            with suppress(SlurmError):
+                cancel([task.job_id])  # the next cycle resubmits
+
+
+def _exclude(
+    folder: SweepFolder, evidence: Mapping[str, Evidence], queue: Queue, say: Callable[[str], None]
+) -> tuple[str, ...]:
+    """Exclude the nodes that failed two runs, from waiting jobs too; returns those that were excluded now."""
+    before = read_excluded(folder)
+    bad = bad_nodes([seen.attempts for seen in evidence.values()])
+    new = {node: runs for node, runs in bad.items() if node not in {known.node for known in before}}
+    if not new:
+        return ()
+    now = time.time()
+    write_excluded(
+        folder, [*before, *(ExcludedNode(node=n, reason=f"{k} runs failed there", time=now) for n, k in new.items())]
+    )
+    names = ",".join([*(known.node for known in before), *new])
+    ours = {job for (job, _) in queue.tasks}
+    for task in queue.tasks.values():
+        if task.name in ours and (folder.jobs / task.name).exists() and task.life == "queued":
+            with suppress(SlurmError):
+                exclude_nodes(task.job_id, names)
+    for node, runs in new.items():
+        say(f"{node}: excluded, {runs} runs failed there")
+    return tuple(new)
+
+
+def bad_nodes(runs: Sequence[Sequence[Attempt]]) -> dict[str, int]:
+    """Nodes on which at least two runs died of what speaks against the node, with their number.
+
+    Never more than a third of the nodes that were used: then it is not the nodes.
+    """
+    failed: dict[str, int] = defaultdict(int)
+    used = set()
+    for attempts in runs:
+        used |= {a.seat.node for a in attempts if a.seat.node}
+        for node in {a.seat.node for a in attempts if a.end is not None and a.end.cause in BAD_CAUSES and a.seat.node}:
+            failed[node] += 1
+    bad = {node: count for node, count in failed.items() if count >= BAD_NODE_RUNS}
+    return bad if 3 * len(bad) <= len(used) else {}
