@@ -166,15 +166,23 @@ class ScheduleConfig:
 class DataConfig:
     """Where tokens come from; the fingerprint, not the path, is part of a run's identity."""
 
-    source: Literal["python_source", "synthetic", "text", "shards"] = "python_source"
+    source: Literal["python_source", "synthetic", "text", "shards", "hf"] = "python_source"
     path: str = field(default="", metadata={"scientific": False})
-    """File, folder or glob (text, shards)."""
+    """File, folder or glob (text, shards, hf), or the name of a dataset on the Hugging Face hub (hf)."""
+    subset: str = field(default="", metadata={"scientific": False})
+    """Configuration of a dataset that has several (hf); this, split and revision enter the fingerprint."""
+    split: str = field(default="train", metadata={"scientific": False})
+    """Split of a folder or of a dataset on the hub (hf)."""
+    revision: str = field(default="", metadata={"scientific": False})
+    """Commit of a dataset on the hub, 40 hexadecimal digits (hf)."""
+    shuffle_buffer: int = 10_000
+    """Documents that are shuffled together, by `seed.data` and anew in every epoch; 0 keeps the stream's order (hf)."""
     tokenizer: str = field(default="bytes", metadata={"scientific": False})
-    """`bytes`, or the path of a `tokenizers` JSON file (text)."""
+    """`bytes`, or the path of a `tokenizers` JSON file (text, hf)."""
     column: str = "text"
-    """Field of a jsonl record or column of a parquet file that holds the text."""
+    """Field of a jsonl record or column of a parquet file that holds the text (text, hf)."""
     validation: float = 0.05
-    """Share of the documents that are held out (python_source, text, shards without validation files)."""
+    """Share of the documents that are held out (python_source, text, hf, shards without validation files)."""
     entropy_order: int = 1
     """Order of the Markov chain (synthetic)."""
     concentration: float = 0.1
@@ -190,10 +198,12 @@ class DataConfig:
         check(0 < self.validation < 1, f"validation is a share in (0, 1), got {self.validation}")
         check(1 <= self.entropy_order <= 3, f"entropy_order must be 1, 2 or 3, got {self.entropy_order}")
         positive("data", concentration=self.concentration)
+        what = "file, folder, glob or dataset of the hub" if self.source == "hf" else "file, folder or glob"
         check(
-            self.source not in ("text", "shards") or bool(self.path),
-            f"data.path is empty: name the file, folder or glob that data={self.source} reads",
+            self.source not in ("text", "shards", "hf") or bool(self.path),
+            f"data.path is empty: name the {what} that data={self.source} reads",
         )
+        check(self.shuffle_buffer >= 0, f"data.shuffle_buffer must be 0 or positive, got {self.shuffle_buffer}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

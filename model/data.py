@@ -75,15 +75,15 @@ def open_data(config: DataConfig, model: ModelConfig, seed: int) -> TokenData:
     Raises:
         ValueError: Data that cannot be read, or that do not fit the model's vocabulary and context.
     """
-    corpus = read_corpus(config, model.vocab)
+    corpus = read_corpus(config, model.vocab, seed)
     check_corpus(corpus, vocab=model.vocab, context=model.context)
     return TokenData(corpus=corpus, context=model.context, vocab=model.vocab, seed=seed)
 
 
 def _order(numbers: IntArray, length: int | None, seed: int | None) -> IntArray:
-    """Which window is the n-th: of an endless stream a stretch of the seed's own, else a shuffle of each epoch."""
+    """Which window is the n-th: by a shuffle of each epoch, unless the stream never ends and has an order itself."""
     if length is None:
-        return numbers if seed is None else numbers + (key_of("stretch", seed) >> 1)
+        return numbers
     order = np.empty_like(numbers)
     epochs = numbers // length
     for epoch in np.unique(epochs).tolist():

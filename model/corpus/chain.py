@@ -95,12 +95,19 @@ def _stationary(P: FloatArray, vocab: int, order: int) -> FloatArray:
         pi = step
 
 
+def stretch(seed: int | None) -> int:
+    """Where the windows of a seed start in an endless stream, so that seeds read different ones; 0 without a seed."""
+    return 0 if seed is None else key_of("stretch", seed) >> 1
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ChainTokens:
     """An endless stream: each window is a stretch of the chain of its own, drawn from `key` and its number alone."""
 
     chain: Chain
     key: int
+    first: int = 0
+    """The window with number 0 of this stream, counted in that of the key."""
 
     @property
     def total(self) -> None:
@@ -113,7 +120,7 @@ class ChainTokens:
         order, V = self.chain.order, self.chain.states
         length = context + 1
         draws = np.arange(length + 1, dtype=np.uint64)[:, None] * GOLDEN_GAMMA
-        rows = mixed(numbers.astype(np.uint64) * GOLDEN_GAMMA + np.uint64(self.key))
+        rows = mixed((numbers + self.first).astype(np.uint64) * GOLDEN_GAMMA + np.uint64(self.key))
         uniform = (mixed(rows + draws) >> np.uint64(11)) * 2.0**-53
         tokens = np.empty((length, len(numbers)), dtype=np.int64)
         now = np.searchsorted(self.chain.start, uniform[0], side="right")

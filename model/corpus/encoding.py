@@ -8,6 +8,7 @@ import numpy as np
 
 from model.config import DataConfig, check
 from model.corpus.files import absolute
+from model.corpus.hf import read_stream
 from model.corpus.streams import Side, TokenArray, TokenType
 from model.corpus.text import Document, read_documents, side_of
 
@@ -75,7 +76,9 @@ def read_tokens(config: DataConfig, encoder: Encoder) -> Iterator[tuple[Side, To
     """The tokens of each document with its side, in order."""
     waiting: list[Document] = []
     size = 0
-    for document in read_documents(config):
+    streamed = config.source == "hf"
+    documents = (document for document, _ in read_stream(config)) if streamed else read_documents(config)
+    for document in documents:
         if not document.content:
             continue
         waiting.append(document)

@@ -1,13 +1,20 @@
 """A corpus is two disjoint streams, `train` and `validation`: read from any source, and checked against a model."""
 
 from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
 
 from model.config import DataConfig, check
-from model.corpus.chain import ChainTokens, draw_chain
+from model.corpus.chain import ChainTokens, draw_chain, stretch
 from model.corpus.encoding import read_encoder, read_tokens
 from model.corpus.files import place
+from model.corpus.fingerprints import fingerprint
+from model.corpus.hf import index_folder, read_stream
 from model.corpus.order import key_of
+from model.corpus.places import Index
 from model.corpus.shards import read_shards
+from model.corpus.streamed import HeldOutTokens, Source, StreamedTokens
 from model.corpus.streams import Side, TokenArray, Tokens, in_memory
 
 
@@ -31,12 +38,13 @@ class Corpus:
         return tokens / self.train_tokens if self.train_tokens else 0.0
 
 
-def read_corpus(config: DataConfig, vocab: int) -> Corpus:
-    """The streams of a source: text in memory, shards mapped, `synthetic` made as it is asked for.
+def read_corpus(config: DataConfig, vocab: int, seed: int | None = None) -> Corpus:
+    """The streams of a source: text in memory, shards mapped, `synthetic` and `hf` made and read as they are asked for.
 
     Args:
         config: The source.
         vocab: Tokens that the model knows; the states of `synthetic`.
+        seed: Of the order of a training stream that never ends; the others have none of their own.
 
     Raises:
         ValueError: A file that is missing, unreadable or malformed, or a source without data.
@@ -45,9 +53,25 @@ def read_corpus(config: DataConfig, vocab: int) -> Corpus:
         chain = draw_chain(config.entropy_order, config.concentration, config.source_seed, vocab)
         return Corpus(
             source=config.source,
-            train=ChainTokens(chain=chain, key=key_of("train", config.source_seed)),
+            train=ChainTokens(chain=chain, key=key_of("train", config.source_seed), first=stretch(seed)),
             validation=ChainTokens(chain=chain, key=key_of("validation", config.source_seed)),
             vocab=vocab,
+        )
+    if config.source == "hf":
+        encoder = read_encoder(config)
+        source = Source(
+            name=place(config),
+            read=partial(read_stream, config),
+            encoder=encoder,
+            validation=config.validation,
+            shuffle_buffer=config.shuffle_buffer,
+        )
+        index = Index(folder=index_folder(config, config.fingerprint or fingerprint(config, vocab)))
+        return Corpus(
+            source=config.source,
+            train=StreamedTokens(source=source, index=index, seed=seed),
+            validation=HeldOutTokens(source=source),
+            vocab=encoder.vocab,
         )
     if config.source == "shards":
         train, validation, bound = read_shards(config)
@@ -67,6 +91,8 @@ def read_corpus(config: DataConfig, vocab: int) -> Corpus:
 
 def check_corpus(corpus: Corpus, *, vocab: int, context: int, evaluation_sequences: int = 0) -> None:
     """Refuse a corpus that a model cannot be trained or validated on.
+
+    Of `hf` the start is read, as far as the validation sequences reach.
 
     Raises:
         ValueError: Token ids beyond `vocab`, not one training sequence, or fewer validation sequences than asked.
@@ -88,3 +114,5 @@ def check_corpus(corpus: Corpus, *, vocab: int, context: int, evaluation_sequenc
         f"is {evaluation_sequences}; "
         + (f"set evaluation.sequences={there} or hold out more" if there else "hold out more or lower model.context"),
     )
+    if there is None and evaluation_sequences:
+        corpus.validation.windows(np.array([evaluation_sequences - 1]), context)  # raises where there are fewer

@@ -158,8 +158,8 @@ class TestFinding:
         groups = CHOSEN | {kind: option}
         sweep = {"defaults": [*({k: v} for k, v in groups.items()), "_self_"], "lr": 0.1, "tokens": 1e5}
         Path("sweeps/a.yaml").write_text(json.dumps({**sweep, "batch_tokens": 4096}))
-        overrides = ["data.path=missing", "vocab=256"] if option in ("text", "shards") else []
-        if option in ("text", "shards"):
+        overrides = ["data.path=missing", "vocab=256"] if option in ("text", "shards", "hf") else []
+        if option in ("text", "shards", "hf"):
             with pytest.raises(DataError, match="missing"):
                 load_sweep("a", overrides)
         else:
