@@ -196,22 +196,22 @@ def _average(gradients: list[Tensor], world: World) -> None:
         grad.copy_(mean.view_as(grad))
 
 
-def exchange(parts: Sequence[Tensor], sizes: Sequence[int], world: World) -> list[Tensor]:
-    """Give rank i the flat tensor `parts[i]`, all of one dtype; from each rank its part for this one.
+def exchange(sent: Tensor, to: Sequence[int], came: Sequence[int], world: World) -> Tensor:
+    """What every rank has for this one, in the order of ranks: one collective, in which all take part.
 
     Args:
-        parts: One for each rank, possibly empty.
-        sizes: Elements that each rank has for this one.
-        world: The ranks, all of which take part: one collective.
+        sent: What this rank has for each other, flat and in the order of ranks.
+        to: How many of its elements go to each rank.
+        came: How many elements each rank has for this one.
+        world: The ranks.
 
     Raises:
         PeerLost: Another rank is gone.
     """
-    sent = torch.cat(list(parts))
-    received = sent.new_empty(sum(sizes))
+    received = sent.new_empty(sum(came))
     with _among(world):
-        dist.all_to_all_single(received, sent, list(sizes), [part.numel() for part in parts])
-    return list(torch.split(received, list(sizes)))
+        dist.all_to_all_single(received, sent, list(came), list(to))
+    return received
 
 
 def add_over_ranks(values: Tensor, world: World) -> None:

@@ -54,6 +54,8 @@ class Parameter:
 
 STACK_ELEMENTS = 2**26
 """Parameters of equal role and shape are updated as one stack of at most so many elements, or of one parameter."""
+ROUND_ELEMENTS = 2**28
+"""Where ranks share out Newton–Schulz, so many elements of a rank (or one stack) are under way at once."""
 EMBEDDING_INIT = Init(kind="normal", scale=1e-4)
 HEAD_INIT = Init(kind="normal", scale=0.02)
 """Never zero: a zero radius would freeze the matrix on its sphere."""

@@ -8,6 +8,7 @@ Matrices travel in rounds of many stacks, two exchanges each: their number grows
 the number of its matrices.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -15,10 +16,8 @@ import torch
 from torch import Tensor
 
 from model.distributed import exchange
+from model.parameters import ROUND_ELEMENTS
 from model.sharding import Layout
-
-ROUND_ELEMENTS = 2**28
-"""Most elements of a round that a rank holds, unless one stack has more: bounds each buffer (1 GiB in float32)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,9 +86,11 @@ class Round:
             torch.split(update.flatten(0, -3).index_select(0, route.order), route.counts)
             for update, route in zip(updates, routes, strict=True)
         ]
-        whole = self._gathered(shared) if any(r.cut for r in routes) else [pieces[world.rank] for pieces in shared]
+        cut = any(route.cut for route in routes)
+        whole = self._gathered(shared) if cut else [pieces[world.rank] for pieces in shared]
+        del shared
         done = [orthogonalise(matrices) if len(matrices) else matrices for matrices in whole]
-        if any(r.cut for r in routes) or self.layout.copies > 1:
+        if cut or self.layout.copies > 1:
             done = [torch.cat(pieces) for pieces in self._returned(done)]
         return [
             direction.index_select(0, route.place).view_as(update)
@@ -122,13 +123,15 @@ def _exchanged(
     sent: Sequence[Sequence[Tensor]], shapes: Sequence[Sequence[tuple[int, int, int]]], layout: Layout
 ) -> list[list[Tensor]]:
     """Give each rank its list of tensors; the list from each rank, of the shapes foretold."""
-    sizes = [[count * rows * columns for count, rows, columns in some] for some in shapes]
-    parts = [torch.cat([tensor.flatten() for tensor in tensors]) for tensors in sent]
-    received = exchange(parts, [sum(some) for some in sizes], layout.world)
-    return [
-        [tensor.view(shape) for tensor, shape in zip(torch.split(flat, size), shape_of, strict=True)]
-        for flat, size, shape_of in zip(received, sizes, shapes, strict=True)
-    ]
+    sizes = [[math.prod(shape) for shape in some] for some in shapes]
+    flat = exchange(
+        torch.cat([tensor.flatten() for tensors in sent for tensor in tensors]),
+        to=[sum(tensor.numel() for tensor in tensors) for tensors in sent],
+        came=[sum(some) for some in sizes],
+        world=layout.world,
+    )
+    parts = iter(torch.split(flat, [size for some in sizes for size in some]))
+    return [[next(parts).view(shape) for shape in some] for some in shapes]
 
 
 def plan_rounds(stacks: Sequence[Stack], layout: Layout) -> tuple[Round, ...]:
@@ -145,7 +148,7 @@ def _together(stacks: Sequence[Stack], layout: Layout) -> Iterator[range]:
         return
     start, elements = 0, 0
     for i, stack in enumerate(stacks):
-        size = stack.count * torch.Size(stack.shape).numel() // layout.shards
+        size = stack.count * math.prod(stack.shape) // layout.shards
         if i > start and elements + size > ROUND_ELEMENTS:
             yield range(start, i)
             start, elements = i, 0

@@ -5,7 +5,7 @@ from functools import lru_cache
 from typing import Literal
 
 from model.config import ModelConfig, TrainConfig
-from model.parameters import parameters, stacks
+from model.parameters import ROUND_ELEMENTS, parameters, stacks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,30 +52,49 @@ def model_shape(config: ModelConfig) -> ModelShape:
     )
 
 
-def memory_bytes(train: TrainConfig, *, micro_batch: int, processes: int) -> int:
-    """Estimated peak memory of one data-parallel process, without what the libraries themselves take.
+def memory_bytes(
+    train: TrainConfig,
+    *,
+    micro_batch: int,
+    processes: int,
+    layout: Literal["ddp", "fsdp", "hsdp"] = "ddp",
+    shard_processes: int = 0,
+) -> int:
+    """Estimated peak memory of one process, the one that holds most, without what the libraries themselves take.
 
-    weights + gradients + optimiser state + the larger of
+    weights + gradients + optimiser state, of sharded ones this process's part, + the larger of
     one forward and backward pass (`activation_bytes` of every token, see there) and
     one update (six copies of the largest stack: weight, gradient, direction and the work of Newton–Schulz).
 
     Weights, gradients and state take b bytes an element, 8 in float64 and else 4. A bfloat16 pass keeps the weights a
-    second time in its own precision; with several processes the gradients exist twice, once in the buckets that travel.
+    second time in its own precision, whole even if they are sharded. Beside this
+
+    - a pass through shards holds, whole, the weights and gradients of embedding, head and last norm, and of blocks
+      two in weights, two in gradients and one on its way;
+    - the update by several processes holds what travels in a round of Newton–Schulz, four times: the updates, what is
+      sent, what is received and the directions. It exceeds the buckets in which gradients travel.
 
     Args:
         train: The run.
         micro_batch: Sequences of one forward pass and process; 0 takes the whole share of the batch.
-        processes: Data-parallel processes that share the batch.
+        processes: Processes that share the batch.
+        layout: What each of them holds, as `Execution.layout`.
+        shard_processes: Processes that share one copy of the model (hsdp only); 0 takes all.
     """
     b = 8 if train.precision == "float64" else 4
+    shards = {"ddp": 1, "fsdp": processes, "hsdp": shard_processes or processes}[layout]
     sequences = micro_batch or -(-train.batch_sequences // processes)
-    tokens = sequences * train.model.context
-    weights = model_shape(train.model).params_total
-    per_weight = b * (3 if processes > 1 else 2) + (2 if train.precision == "bfloat16" else 0)
-    state, stack = _optimizer_elements(train.model, train.optimizer.name)
-    return (
-        weights * per_weight + b * state + max(tokens * activation_bytes(train.model, train.precision), 6 * b * stack)
-    )
+    held = _held_elements(train.model, train.optimizer.name, shards)
+    kept = b * (2 * held.weights + held.state)
+    if train.precision == "bfloat16":
+        kept += 2 * model_shape(train.model).params_total
+    one_pass = sequences * train.model.context * activation_bytes(train.model, train.precision)
+    if shards > 1:
+        one_pass += b * (2 * held.root + 5 * held.block)
+    update = 6 * b * held.stack
+    if processes > 1:
+        update += 4 * b * min(held.matrices, max(ROUND_ELEMENTS, held.stack))
+    return kept + max(one_pass, update)
 
 
 @lru_cache(maxsize=4096)
@@ -106,9 +125,36 @@ def activation_bytes(config: ModelConfig, precision: Literal["float64", "float32
     return config.depth * (2 * norm + attention + mlp) + norm + logits
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Held:
+    """Elements that a process holds where a copy of the model is cut into so many shards."""
+
+    weights: int
+    state: int
+    """Of the optimiser."""
+    matrices: int
+    """Those of the weights that Newton–Schulz moves."""
+    root: int
+    """Whole: what belongs to no block."""
+    block: int
+    """Whole."""
+    stack: int
+    """Whole: the largest that is moved at once."""
+
+
 @lru_cache(maxsize=4096)
-def _optimizer_elements(config: ModelConfig, name: Literal["muonh", "muon", "adamw"]) -> tuple[int, int]:
-    """Elements of the optimiser's state, and of the largest stack that it moves at once."""
-    one = ("hidden", "expert", "router") if name != "adamw" else ()
-    state = sum(p.size * (1 if p.role in one else 2) for p in parameters(config))
-    return state, max(sum(p.size for p in stack) for stack in stacks(config))
+def _held_elements(config: ModelConfig, name: Literal["muonh", "muon", "adamw"], shards: int) -> _Held:
+    orthogonal = ("hidden", "expert", "router") if name != "adamw" else ()
+    table = parameters(config)
+    # The first process holds most: pieces of the first dimension are rounded up.
+    held = [-(-p.shape[0] // shards) * (p.size // p.shape[0]) for p in table]
+    moments = [1 if p.role in orthogonal else 2 for p in table]
+    root = sum(p.size for p in table if not p.name.startswith("blocks."))
+    return _Held(
+        weights=sum(held),
+        state=sum(size * count for size, count in zip(held, moments, strict=True)),
+        matrices=sum(size for size, p in zip(held, table, strict=True) if p.role in orthogonal),
+        root=root,
+        block=(sum(p.size for p in table) - root) // config.depth,
+        stack=max(sum(p.size for p in stack) for stack in stacks(config)),
+    )
