@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-from model.config import ModelConfig, TrainConfig
+from model.config import CHECKPOINTS_KEPT, ModelConfig, TrainConfig
 from model.parameters import ROUND_ELEMENTS, parameters, stacks
 
 
@@ -95,6 +95,45 @@ def memory_bytes(
     if processes > 1:
         update += 4 * b * min(held.matrices, max(ROUND_ELEMENTS, held.stack))
     return kept + max(one_pass, update)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointBytes:
+    """What the checkpoints of one run take on disk."""
+
+    one: int
+    """A checkpoint: weights and optimiser state."""
+    peak: int
+    """While it trains: those that are kept, and the next one on its way to the disk."""
+    kept: int
+    """Once it is done: its last weights, if they are asked for."""
+
+
+TENSOR_OVERHEAD_BYTES = 300
+"""What `torch.save` adds to a tensor: its name, its place, padding to 64 bytes (measured, torch 2.13)."""
+NUMBER_BYTES = 9
+"""A float in a pickle."""
+
+
+def checkpoint_bytes(train: TrainConfig, *, keep_final: bool) -> CheckpointBytes:
+    """Estimated size of a run's checkpoints, whatever its layout: they hold the run as one process would.
+
+    Every element takes 8 bytes in float64 and else 4; a matrix on a sphere has a radius as well. The losses that
+    `train_loss` averages over are there too, of the last 5 % of the steps.
+    """
+    b = 8 if train.precision == "float64" else 4
+    weights = state = tensors = 0
+    for parameter in (table := parameters(train.model)):
+        matrix = parameter.role in ("hidden", "expert", "router")
+        moments = 1 if matrix and train.optimizer.name != "adamw" else 2
+        spherical = train.optimizer.name == "muonh" and (matrix or parameter.role == "head")
+        radii = parameter.size // (parameter.shape[-2] * parameter.shape[-1]) if spherical else 0
+        weights += parameter.size
+        state += moments * parameter.size + radii
+        tensors += moments + spherical
+    final = b * weights + TENSOR_OVERHEAD_BYTES * len(table)
+    one = final + b * state + TENSOR_OVERHEAD_BYTES * tensors + NUMBER_BYTES * (train.steps // 20)
+    return CheckpointBytes(one=one, peak=(CHECKPOINTS_KEPT + 1) * one, kept=final if keep_final else 0)
 
 
 @lru_cache(maxsize=4096)

@@ -20,6 +20,7 @@ import torch
 
 import model.saving
 import model.train
+from model.checkpoint import delete_checkpoints
 from model.config import (
     CheckpointConfig,
     DataConfig,
@@ -34,6 +35,7 @@ from model.config import (
 )
 from model.corpus import entropy_rate
 from model.parameters import parameters
+from model.shape import checkpoint_bytes
 from model.train import TAKEN_OVER, Member, Outcome, train
 
 CHILD = Path(__file__).with_name("train_child.py")
@@ -482,6 +484,28 @@ def test_final_weights_are_kept_of_a_finished_run_that_asks_for_them(tmp_path):
     }
     run(tmp_path / "plain", small())
     assert not (tmp_path / "plain").exists()
+
+
+@pytest.mark.parametrize("optimizer", ["muonh", "muon", "adamw"])
+@pytest.mark.parametrize(
+    "model",
+    [{}, {"depth": 3, "qk_norm": False}, {"mlp": "moe", "top_k": 4, "sparsity": 2, "width": 32}],
+    ids=["one layer", "three", "mixture"],
+)
+def test_checkpoints_take_the_bytes_that_were_planned(tmp_path, optimizer, model):
+    policy = CheckpointConfig(keep_final=True)
+    config = small(steps=4, optimizer=OptimizerConfig(name=optimizer), lr=0.01)
+    config = replace(config, model=replace(config.model, **model))
+    planned = checkpoint_bytes(config, keep_final=True)
+    run(tmp_path, config, stop_after=2, checkpoint=policy)
+    (checkpoint,) = tmp_path.iterdir()
+    assert planned.one == pytest.approx(checkpoint.stat().st_size, rel=0.02)
+    assert planned.peak == 3 * planned.one
+    run(tmp_path, config, checkpoint=policy)
+    delete_checkpoints(tmp_path, keep_final=True)
+    (final,) = tmp_path.iterdir()
+    assert planned.kept == pytest.approx(final.stat().st_size, rel=0.02)
+    assert checkpoint_bytes(config, keep_final=False).kept == 0
 
 
 def test_a_finished_run_is_done_though_its_final_weights_find_no_room(tmp_path):
