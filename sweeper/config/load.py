@@ -136,7 +136,7 @@ def _check_vocabulary(data: DataConfig, source: Source) -> None:
     if any("model.vocab" in part for part in parts):
         return
     shards = data.source == "shards" and "vocab" not in (source.values.get("model") or {})
-    tokenized = data.source == "text" and data.tokenizer != "bytes" and not source.says("model.vocab")
+    tokenized = data.source in ("text", "hf") and data.tokenizer != "bytes" and not source.says("model.vocab")
     if shards or tokenized:
         what = "data=shards" if shards else f"data.tokenizer={data.tokenizer}"
         hint = "set model.vocab to the tokenizer's size" + (" (256 for bytes)" if shards else "")
@@ -146,8 +146,8 @@ def _check_vocabulary(data: DataConfig, source: Source) -> None:
 def _check_path(data: DataConfig, source: Source) -> None:
     """Refuse a path that nobody reads; one of the sweep file may rest where an override chooses other data."""
     given = {override.path for override in source.overrides}
-    if data.path and data.source not in ("text", "shards") and ("data.path" in given or "data" not in given):
-        hint = "choose data=text or data=shards, or leave the path out"
+    if data.path and data.source not in ("text", "shards", "hf") and ("data.path" in given or "data" not in given):
+        hint = "choose data=text, data=shards or data=hf, or leave the path out"
         raise ConfigError(f"{source.place('data.path')}: {data.source} reads no path, got {data.path!r}; {hint}")
 
 

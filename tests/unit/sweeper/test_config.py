@@ -393,7 +393,7 @@ class TestErrors:
             ("data=text", "override 'data=text': data.path is empty: name the file, folder or glob that data=text reads"),
             (
                 "data.path=x",
-                "override 'data.path=x': synthetic reads no path, got 'x'; choose data=text or data=shards, "
+                "override 'data.path=x': synthetic reads no path, got 'x'; choose data=text, data=shards or data=hf, "
                 "or leave the path out",
             ),
             ("repeat=1e9", "sweep mine: the grid has 1,000.0M cells, more than 1,000,000; split the sweep or shorten an axis"),
