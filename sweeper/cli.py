@@ -137,25 +137,50 @@ def launch(
     name: SweepName,
     overrides: Overrides = None,
     runs: RunsFolder = Path("runs"),
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run; start nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would run, with the scripts for SLURM; start nothing.")
+    ] = False,
     budget: Annotated[
         float | None, typer.Option(min=0, help="GPU-hours at hand; start nothing if more are left.")
     ] = None,
+    canary: Annotated[
+        bool, typer.Option("--canary", help="The smallest and the largest run first; the others once these are done.")
+    ] = False,
+    keeper: Annotated[
+        bool, typer.Option("--keeper", help="Also submit a one-CPU job that tends the sweep to its end.")
+    ] = False,
 ) -> None:
     """Train every run of a sweep that has no result yet; again after Ctrl-C, a crash or a wider grid.
+
+    On this machine it stays to the end; on a SLURM cluster it submits and returns.
 
     Example: sweeper launch quickstart
     """
     from sweeper.launch import launch as launch_sweep
+    from sweeper.launch import plan_sweep
     from sweeper.sources import collect_sweep, open_sweep
     from sweeper.status import FINISHED
     from sweeper.terminal.launch import Progress, print_launch
 
     if dry_run or budget is not None:
         plan(name, overrides, runs, budget=budget)
+    sweep, specs, folder = open_sweep(name, overrides or [], runs)
+    if sweep.cluster.scheduler == "slurm":
+        from sweeper.submission import dry_run as scripts
+        from sweeper.submission import submit_keeper, submit_sweep
+        from sweeper.terminal.submission import print_scripts, print_submission, tell
+
+        if dry_run:
+            print_scripts(scripts(sweep, plan_sweep(sweep, specs, folder), folder))
+            return
+        submission = submit_sweep(sweep, specs, folder, tell=tell, canary=canary)
+        kept = submit_keeper(folder) if keeper else None
+        print_submission(submission, sweep, _same_cells(name, overrides, runs), kept)
+        return
+    if canary or keeper:
+        raise SweeperError(f"--canary and --keeper are for clusters; {sweep.cluster.name} runs on this machine")
     if dry_run:
         return
-    sweep, specs, folder = open_sweep(name, overrides or [], runs)
     with Progress(sweep.name) as progress:
         result = launch_sweep(sweep, specs, folder, follow=progress.show, tell=progress.note)
     collected = collect_sweep(specs, folder)

@@ -58,7 +58,7 @@ class Slurm:
     nodes: int = 1
     """Most nodes that one run may use."""
     gpus_per_node: int = 8
-    """Devices of a node: one process each. 0 for nodes without GPUs, whose processes are counted by `slots_per_node`."""
+    """Devices of a node, one process each; 0 for nodes without GPUs, which take `slots_per_node` processes."""
     slots_per_node: int = 1
     """Processes that a node without GPUs takes."""
     gpu_request: Literal["gres", "gpus_per_node", "none"] = "gres"
@@ -74,6 +74,8 @@ class Slurm:
     """How long before its time limit a job is told to write a checkpoint, seconds."""
     python: str = ""
     """Command of the interpreter inside the job; empty takes the launcher's own."""
+    keeper_partition: str = ""
+    """Where the keeper's one-CPU job runs; empty takes `partition`."""
     setup: tuple[str, ...] = ()
     """Shell lines at the start of each job (`module load cuda`); trusted, written as they are."""
     container: str = ""
@@ -106,7 +108,7 @@ class Slurm:
             check("\n" not in text, f"cluster.slurm.{name} must be one line, got {text!r}")
 
     def _words(self) -> dict[str, str]:
-        named = ("partition", "account", "qos", "reservation", "constraint", "exclude", "python", "container")
+        named = "partition keeper_partition account qos reservation constraint exclude python container".split()
         return {
             **{name: getattr(self, name) for name in named},
             **{f"environment.{name}": f"{name}={value}" for name, value in self.environment.items()},
@@ -161,6 +163,40 @@ class Cluster:
             )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trainer:
+    """Who trains a run: this package, or a command of the user's own that is filled in from the run's values."""
+
+    kind: Literal["builtin", "command"] = "builtin"
+    argv: tuple[str, ...] = ()
+    """Program and arguments, started without a shell; `{lr_peak}` stands for the run's value."""
+    values: tuple[tuple[str, Value], ...] = ()
+    """Settings that only the command knows, each with its usual value; axes set them by name like any other."""
+    version: str = ""
+    """Stands for the command in the identity of a run in place of `argv`, where one is given."""
+    models: bool = field(default=True, metadata={"scientific": False})
+    """Whether the `model` group describes what is trained, so that parameters and FLOPs follow from it."""
+    per: Literal["task", "job"] = field(default="task", metadata={"scientific": False})
+    """A command for each process of a run, or (`job`, for torchrun) one on each node that starts the others itself."""
+    signal: Literal["SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2"] = field(
+        default="SIGTERM", metadata={"scientific": False}
+    )
+    """What asks the command to write a checkpoint and end."""
+    grace_s: float = field(default=30.0, metadata={"scientific": False})
+    """How long it may take for that before it is killed."""
+    directory: str = field(default="", metadata={"scientific": False})
+    """Where the command is started; empty for where the sweep is launched."""
+
+    def __post_init__(self) -> None:
+        if self.kind == "builtin":
+            given = next((name for name in ("argv", "values", "version") if getattr(self, name)), "")
+            check(not given, f"trainer.{given} is of a command; add trainer.kind: command")
+            check(self.models, "models=false is of a command; the builtin trainer trains the model group")
+        else:
+            check(bool(self.argv), "argv is empty: list the program and its arguments, such as [python, train.py]")
+        check(self.grace_s >= 0, f"grace_s must be 0 or positive, got {self.grace_s}")
+
+
 FIGURE_NAMES = ("lr", "law", "flops")
 """What a question may ask to be drawn; `figures.FIGURES` says what each shows."""
 
@@ -202,6 +238,7 @@ class Base:
     tokens: int
     batch_tokens: int
     precision: Literal["float64", "float32", "bfloat16"] = "float32"
+    trainer: Trainer = field(default_factory=Trainer)
 
 
 Entry = tuple[str, str | tuple[Value, ...]]
@@ -267,6 +304,7 @@ class RunSpec:
     """Base learning rate η₀; `train.rates` holds what the transfer rule made of it."""
     transfer: Transfer
     train: TrainConfig
+    trainer: Trainer = field(default_factory=Trainer)
 
     @property
     def lr_peak(self) -> float:
@@ -274,15 +312,27 @@ class RunSpec:
         return self.train.rates.hidden
 
 
-def run_id(lr: float, train: TrainConfig) -> str:
+BUILTIN = Trainer()
+
+
+def run_id(lr: float, train: TrainConfig, trainer: Trainer = BUILTIN) -> str:
     """The identity of a run: 16 hexadecimal digits of the SHA-256 of its canonical configuration.
 
     Fields equal to their default and fields marked `scientific: False` are left out, floats are rounded to 12
-    significant digits: a new field with a default renames no old run.
+    significant digits: a new field with a default renames no old run. A command enters by its template (or its
+    version) and its values.
     """
-    members = sorted([("lr", _text(lr)), *_members(train)])
+    members = sorted([("lr", _text(lr)), *_members(train), *_command(trainer)])
     identity = "{" + ",".join([f'"{name}":{text}' for name, text in members]) + "}"
     return hashlib.sha256(identity.encode()).hexdigest()[:16]
+
+
+def _command(trainer: Trainer) -> list[tuple[str, str]]:
+    if trainer.kind == "builtin":
+        return []
+    name = "version" if trainer.version else "argv"
+    values = ",".join(f"{json.dumps(key)}:{_text(value)}" for key, value in sorted(trainer.values))
+    return [("trainer", f'{{"{name}":{json.dumps(getattr(trainer, name))},"values":{{{values}}}}}')]
 
 
 def _members(config: Any) -> list[tuple[str, str]]:
@@ -321,12 +371,12 @@ def _scientific_fields(kind: Hashable) -> tuple[tuple[str, Any, type | None], ..
 
 def _text(value: Value) -> str:
     if type(value) is float:
-        return _float_text(value)
+        return float_text(value)
     return str(value) if type(value) is int else json.dumps(value)
 
 
 @lru_cache(maxsize=1024)
-def _float_text(value: float) -> str:
+def float_text(value: float) -> str:
     """12 significant digits; whole numbers become integers, so that 1e6 and 1000000 are one value."""
     rounded = float(f"{value:.12g}")
     return str(int(rounded)) if rounded.is_integer() and abs(rounded) < 1e15 else repr(rounded)

@@ -4,7 +4,6 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from sweeper.errors import LaunchError
 from sweeper.launch import check_runs, measured
@@ -29,7 +28,7 @@ from sweeper.records import (
     write_submitted,
     write_text,
 )
-from sweeper.scheduler.arrays import LimitError, Shape, UnansweredError, sbatch_script, submit_script
+from sweeper.scheduler.arrays import LimitError, Shape, UnansweredError, keeper_script, sbatch_script, submit_script
 from sweeper.slurm import Queue, Settings, SlurmError, ask_queue, read_settings, require_slurm
 from sweeper.snapshot import take_snapshot
 from sweeper.spec import Cluster, RunSpec, Sweep
@@ -51,6 +50,8 @@ class Submission:
     """Runs that already had a result."""
     active: int
     """Runs that somebody was at work on already."""
+    cancelled: int
+    """Runs that a person cancelled."""
     waiting: int
     """Runs that a limit of SLURM kept back."""
     limit: str
@@ -110,6 +111,7 @@ def submit_sweep(
         submitted=sent.submitted,
         found=sum(state in FINISHED for state in found.values()),
         active=count("queued") + count("running") + count("unknown"),
+        cancelled=count("cancelled"),
         waiting=sent.waiting,
         limit=sent.limit,
         states=plan.totals.states,
@@ -278,6 +280,23 @@ def dry_run(sweep: Sweep, plan: Plan, folder: SweepFolder) -> tuple[str, ...]:
     )
 
 
-def script_path(folder: SweepFolder, job: str) -> Path:
-    """Where the script of a job lies."""
-    return folder.jobs / job / "script.sh"
+def submit_keeper(folder: SweepFolder) -> str:
+    """Submit the one-CPU job that tends a launched sweep until every cell is terminal; SLURM's number of it.
+
+    One that waits or runs already is enough.
+
+    Raises:
+        LaunchError: SLURM refuses it or does not answer.
+    """
+    launch = read_launch(folder)
+    if launch is None:
+        raise LaunchError(f"{folder.path}: never launched on a cluster, so there is nothing to keep")
+    name = f"{launch.sweep.replace('/', '-')}-keeper"
+    queue = ask_queue()
+    for task in queue.tasks.values():
+        if task.name == name and task.life in ("queued", "alive"):
+            return task.job_id
+    path = folder.jobs / ".keeper"
+    script = path / "script.sh"
+    write_text(script, keeper_script(launch, folder, name))
+    return submit_script(script, name)

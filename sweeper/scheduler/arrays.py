@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.errors import LaunchError
-from sweeper.records import JobFile, SweepFolder
+from sweeper.records import JobFile, LaunchFile, SweepFolder
 from sweeper.slurm import SlurmError, find_job, is_limit, is_silence
 from sweeper.spec import Cluster
 
@@ -124,14 +124,45 @@ def python_of(cluster: Cluster) -> str:
 
 def _environment(folder: SweepFolder, job: JobFile) -> list[str]:
     """Shell lines that set what the job's processes see: the frozen code first, then the profile's variables."""
-    code = shlex.quote(str((folder.code / job.code).resolve()))
     threads = str(job.execution.threads)
     variables = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads)
     variables |= {"PYTHONSAFEPATH": "1", **job.profile.slurm.environment}
     return [
-        f"export PYTHONPATH={code}${{PYTHONPATH:+:$PYTHONPATH}}",
+        f"export PYTHONPATH={_code(folder, job.code)}",
         *(f"export {name}={shlex.quote(value)}" for name, value in variables.items()),
     ]
+
+
+def _code(folder: SweepFolder, digest: str) -> str:
+    """PYTHONPATH of a job, for a shell: the frozen code before all else."""
+    return shlex.quote(str((folder.code / digest).resolve())) + "${PYTHONPATH:+:$PYTHONPATH}"
+
+
+def keeper_script(launch: LaunchFile, folder: SweepFolder, name: str) -> str:
+    """The script of the job that tends a sweep: one CPU, requeued at its time limit until nothing is left to do."""
+    slurm = launch.cluster.slurm
+    path = (folder.jobs / ".keeper").resolve()
+    command = f"exec {python_of(launch.cluster)} -u -m sweeper.keeper {shlex.quote(str(folder.path.resolve()))}"
+    more: dict[str, Any] = {"requeue": True, "signal": f"B:USR2@{slurm.signal_s}"}
+    more |= {"reservation": slurm.reservation} if slurm.reservation else {}
+    options = {
+        "job_name": name,
+        "time": slurm.time_min,
+        "nodes": 1,
+        "ntasks_per_node": 1,
+        "cpus_per_task": 1,
+        "partition": slurm.keeper_partition or slurm.partition or None,
+        "account": slurm.account or None,
+        "qos": slurm.qos or None,
+        "setup": list(slurm.setup),
+        "stderr_to_stdout": True,
+        "use_srun": False,
+        "wckey": None,
+        "additional_parameters": more,
+    }
+    return _script(
+        path, command, options, [f"export PYTHONPATH={_code(folder, launch.code)}", "export PYTHONSAFEPATH=1"], None
+    )
 
 
 def submit_script(script: Path, name: str) -> str:

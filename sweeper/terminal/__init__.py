@@ -10,9 +10,12 @@ console = Console(highlight=False)
 
 STATE_STYLE = {
     "new": "",
+    "queued": "blue",
     "running": "cyan",
+    "unknown": "yellow",
     "stopped": "yellow",
     "failed": "bold red",
+    "cancelled": "dim",
     "done": "green",
     "diverged": "magenta",
 }

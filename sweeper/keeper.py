@@ -1,0 +1,56 @@
+"""The job that tends a sweep: a cycle a minute until every cell is terminal; at its time limit it requeues itself."""
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from sweeper.errors import SweeperError
+from sweeper.records import SweepFolder
+from sweeper.slurm import SlurmError, requeue
+from sweeper.supervisor import Signals
+from sweeper.tend import tend
+
+EVERY_S = 60.0
+
+
+def main(sweep_folder: str, every_s: float = EVERY_S) -> int:
+    """Tend the sweep in a folder until it is over or this job is ended."""
+    signals = Signals()
+    path = Path(sweep_folder)
+    folder = SweepFolder(path.parent, path.name)
+    while not signals.stops:
+        try:
+            cycle = tend(folder)
+        except SweeperError as error:  # the controller restarts, or somebody launches: the next cycle will do
+            print(f"{time.strftime('%F %T')} {error}", flush=True)
+        else:
+            for sentence in cycle.said:
+                print(f"{time.strftime('%F %T')} {sentence}", flush=True)
+            if cycle.over:
+                print(f"{time.strftime('%F %T')} over: {dict(cycle.states)}", flush=True)
+                return 0
+        _sleep(every_s, signals)
+    if signals.requeues:
+        try:
+            requeue(os.environ["SLURM_JOB_ID"])
+        except SlurmError as error:
+            print(f"this cluster does not requeue ({error}); submit another keeper: sweeper launch --keeper")
+            return 1
+    return 1
+
+
+def _sleep(seconds: float, signals: Signals) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and not signals.stops:
+        time.sleep(min(1.0, seconds))
+
+
+def run(arguments: Sequence[str]) -> None:
+    """The command line of the keeper's script."""
+    sys.exit(main(arguments[0]))
+
+
+if __name__ == "__main__":
+    run(sys.argv[1:])
