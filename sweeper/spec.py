@@ -42,6 +42,20 @@ class Gpu:
         check(self.mfu <= 1, f"mfu is a share of the peak in (0, 1], got {self.mfu}")
 
 
+ONE_LINE = (
+    "partition",
+    "keeper_partition",
+    "account",
+    "qos",
+    "reservation",
+    "constraint",
+    "exclude",
+    "python",
+    "container",
+)
+"""Settings of a SLURM profile that end up in one line of a script."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slurm:
     """What a cluster's profile says to SLURM; `local` ignores it. Empty text and zero leave a choice to the cluster."""
@@ -108,9 +122,8 @@ class Slurm:
             check("\n" not in text, f"cluster.slurm.{name} must be one line, got {text!r}")
 
     def _words(self) -> dict[str, str]:
-        named = "partition keeper_partition account qos reservation constraint exclude python container".split()
         return {
-            **{name: getattr(self, name) for name in named},
+            **{name: getattr(self, name) for name in ONE_LINE},
             **{f"environment.{name}": f"{name}={value}" for name, value in self.environment.items()},
             **{f"extra_sbatch.{name}": f"{name}={value}" for name, value in self.extra_sbatch.items()},
         }

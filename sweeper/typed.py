@@ -87,6 +87,8 @@ def convert(kind: Any, value: Any, where: str, *, place: Place = str) -> Any:
         if isinstance(value, str) or not isinstance(value, Iterable):
             raise ConfigError(f"{place(where)}: expected a list, got {value!r}")
         inner, *rest = get_args(kind)
+        if isinstance(value, Mapping) and get_origin(inner) is tuple:
+            value = value.items()  # a mapping as frozen data: pairs
         if rest == [Ellipsis]:
             return tuple(convert(inner, item, f"{where}[{i}]", place=place) for i, item in enumerate(value))
         items = tuple(value)

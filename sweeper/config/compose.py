@@ -23,7 +23,8 @@ from sweeper.config.source import Source
 from sweeper.errors import ConfigError
 from sweeper.expressions import compile_expression
 from sweeper.grid.computed import COMPUTED
-from sweeper.grid.leaves import NAMES, SEED, leaf
+from sweeper.grid.leaves import NAMES, SEED, leaf, varies
+from sweeper.spec import Value
 from sweeper.typed import convert, did_you_mean
 
 Composed = Callable[[tuple[Override, ...]], Source]
@@ -131,15 +132,16 @@ def _in_hydras_grammar(override: Override, groups: Mapping[str, set[str]], chose
 def _setting(override: Override) -> str:
     """The value of a setting in Hydra's grammar: text as it stands, a number by our own grammar."""
     text = override.value
-    if "${" in text or getattr(override.type, "__origin__", None) is tuple:
+    # A list, or a value that a trainer has not declared: as Hydra reads it.
+    if "${" in text or override.type == Value or getattr(override.type, "__origin__", None) is tuple:
         return text
     if override.type not in (int, float, bool):
         return _quoted(text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text)
     expression = compile_expression(text, override.place)
-    varies = override.path in NAMES
-    label = leaf(override.path, "").label if varies else override.path
+    an_axis = varies(override.path)
+    label = leaf(override.path, "").label if an_axis else override.path
     if expression.names:
-        if varies and expression.names & (COMPUTED.keys() | NAMES):
+        if an_axis and expression.names & (COMPUTED.keys() | NAMES):
             raise ConfigError(f"{override.place}: a setting reads no other values; write derive.{label}={text}")
         convert(override.type, text, override.place)
     number = expression({})

@@ -10,7 +10,7 @@ from sweeper.config.overrides import Override
 from sweeper.config.source import Source
 from sweeper.errors import ConfigError
 from sweeper.grid.axes import check_derived, reads_its_base
-from sweeper.grid.leaves import NAMES, Leaf, leaf
+from sweeper.grid.leaves import Leaf, leaf, varies
 
 EMPTY: Mapping[str, Any] = {"axes": {}, "zip": (), "union": (), "derive": {}, "where": (), "repeat": 1}
 """The parts of a grid without cells of its own."""
@@ -32,7 +32,7 @@ def edited(grid: GridValues, source: Source) -> tuple[GridValues, list[str]]:
             continue
         if override.kind == "removal" and path not in getattr(grid, part):
             raise ConfigError(f"{override.place}: the sweep has no {override.path}; leave it out")
-        grid = _without(grid, leaf(path, override.place), override, notes)
+        grid = _without(grid, leaf(path, override.place, own=source.own), override, notes, source.own)
     return grid, notes
 
 
@@ -49,7 +49,7 @@ def _last(grid: GridValues, source: Source) -> dict[str, Override]:
     for override in source.overrides:
         part, _, rest = override.path.partition(".")
         match override.kind:
-            case "setting" if override.path in NAMES:
+            case "setting" if varies(override.path):
                 last[override.path] = override
             case "grid" if rest:
                 last[rest] = override
@@ -66,9 +66,18 @@ def _part(override: Override) -> str:
 
 
 def _without(
-    grid: GridValues, target: Leaf, override: Override, notes: list[str], *, branch: bool = False
+    grid: GridValues,
+    target: Leaf,
+    override: Override,
+    notes: list[str],
+    trainer: Mapping[str, Any],
+    *,
+    branch: bool = False,
 ) -> GridValues:
-    """The grid without the entries that the override of `target` takes the place of; `notes` grow by what it did."""
+    """The grid without the entries that the override of `target` takes the place of; `notes` grow by what it did.
+
+    `trainer` are the values that the trainer declares.
+    """
     own = _part(override)
 
     def gives_way(part: str, other: Leaf, text: str) -> bool:
@@ -78,7 +87,7 @@ def _without(
             case "removal":
                 return part == own
             case "setting":
-                return part != "derive" or not reads_its_base(target.path, check_derived(text, override.place))
+                return part != "derive" or not reads_its_base(target.path, check_derived(text, override.place, trainer))
         # In its own part of the whole grid, the entry is the override's.
         return branch or part != own
 
@@ -99,5 +108,5 @@ def _without(
         axes=rest("axes", grid.axes),
         derive=rest("derive", grid.derive),
         zip=tuple(group for each in grid.zip if (group := rest("zip", each))),
-        union=tuple(_without(each, target, override, notes, branch=True) for each in grid.union),
+        union=tuple(_without(each, target, override, notes, trainer, branch=True) for each in grid.union),
     )

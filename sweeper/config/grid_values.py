@@ -63,15 +63,15 @@ def typed_grid(grid: GridValues, base: Base, unset: frozenset[str], source: Sour
             raise ConfigError(f"{place}: the axis is empty; give it at least one value, or remove it")
         if isinstance(value, str):
             if target.kind in (int, float):
-                _check_read(value, unset, place)
+                _check_read(value, unset, place, source.own)
         elif not isinstance(value, list):
             value = [value]
-        return target.label, axis_values(target.path, value, base, place)
+        return target.key, axis_values(target.path, value, base, place)
 
     def derived(target: Leaf, value: Any) -> Entry:
         text = f"[{', '.join(map(as_text, value))}]" if isinstance(value, list) else as_text(value)
-        _check_read(text, unset, place_of("derive", target))
-        return target.label, text
+        _check_read(text, unset, place_of("derive", target), source.own)
+        return target.key, text
 
     zips = []
     for group in grid.zip:
@@ -79,7 +79,7 @@ def typed_grid(grid: GridValues, base: Base, unset: frozenset[str], source: Sour
         check_zip([(key, len(taken)) for key, taken in entries], grid.place("zip", source))
         zips.append(entries)
     for text in grid.where:
-        check_derived(text, grid.place("where", source))
+        check_derived(text, grid.place("where", source), source.own)
     repeat = _count(grid.repeat, grid.place("repeat", source))
     made = Grid(
         axes=tuple(values(target, value, "axes") for target, value in grid.axes.values()),
@@ -154,7 +154,7 @@ def _entries(values: Any, path: str, source: Source) -> Entries:
             if isinstance(value, Mapping):
                 add(name, value)
                 continue
-            target = leaf(name, source.place(f"{path}.{name}"))
+            target = leaf(name, source.place(f"{path}.{name}"), own=source.own)
             if target.path in entries and f"{path}.{target.path}" not in overridden:
                 raise ConfigError(f"{source.place(f'{path}.{name}')}: {target.label!r} is given twice; keep one")
             entries[target.path] = (target, value)
@@ -171,9 +171,9 @@ def _conditions(values: Any, path: str, source: Source) -> tuple[str, ...]:
     return convert(tuple[str, ...], values, path, place=source.place)  # type: ignore[no-any-return]
 
 
-def _check_read(text: str, unset: frozenset[str], place: str) -> None:
+def _check_read(text: str, unset: frozenset[str], place: str, own: Mapping[str, Any]) -> None:
     """Refuse an expression that cannot be read, or that starts from a rate which the sweep does not give."""
-    names = check_derived(text, place).names
+    names = check_derived(text, place, own).names
     if "lr" in unset and not names.isdisjoint(("lr", "predicted_lr")):
         raise ConfigError(f"{place}: {text!r} starts from lr, which the sweep does not set; add lr: … to it")
 

@@ -18,11 +18,12 @@ from sweeper.config.locate import conf_folders, find_sweep, group_options, shown
 from sweeper.config.overrides import kept_arms, named_overrides, parse_overrides, scale_overrides
 from sweeper.config.question import read_question
 from sweeper.config.source import Source
+from sweeper.config.trainer import WITHOUT_A_MODEL, check_trainer, commands, read_trainer
 from sweeper.errors import ConfigError
 from sweeper.grid.axes import flat_grids
 from sweeper.grid.data import fingerprinted
 from sweeper.grid.leaves import SECTIONS, check_range
-from sweeper.spec import Arm, Base, Cluster, Grid, Sweep
+from sweeper.spec import Arm, Base, Cluster, Grid, Sweep, Trainer
 from sweeper.typed import build, convert
 
 SINGLE_ARM = "base"
@@ -57,18 +58,18 @@ def load_sweep(name: str, overrides: Sequence[str] = ()) -> Sweep:
         DataError: The data cannot be read.
     """
     file, label = find_sweep(name)
-    given = parse_overrides(overrides)
-    for override in given:
-        if override.path in ("scales", "arms"):
-            hint = f"use {override.path[:-1]}=NAME, or copy the file"
-            raise ConfigError(f"{override.place}: {override.path} are written in the sweep file, {shown(file)}; {hint}")
     with composer(file) as composed:
         plain = composed(())
+        given = parse_overrides(overrides, own=plain.own)
+        for override in given:
+            if override.path in ("scales", "arms"):
+                hint = f"{shown(file)}; use {override.path[:-1]}=NAME, or copy the file"
+                raise ConfigError(f"{override.place}: {override.path} are written in the sweep file, {hint}")
         scales, arms = (named_overrides(plain.values.get(key), key, shown(file)) for key in ("scales", "arms"))
         scale = next((o.value for o in reversed(given) if o.path == "scale"), plain.values.get("scale", ""))
-        common = scale_overrides(scale, scales, label)
+        common = scale_overrides(scale, scales, label, plain.own)
         head = composed((*common, *given)) if common or given else plain
-        named = {arm: parse_overrides(texts, f"arm {arm}") for arm, texts in arms.items()}
+        named = {arm: parse_overrides(texts, f"arm {arm}", plain.own) for arm, texts in arms.items()}
         for override in itertools.chain(*named.values()):
             if override.path in ("arm", "arms", "scale", "scales"):
                 raise ConfigError(f"{override.place}: an arm chooses no {override.path}; leave it out")
@@ -97,7 +98,9 @@ def _arm(name: str, source: Source, fingerprint: Fingerprint) -> tuple[Arm, list
     grid = typed_grid(values, base, unset, source)
     if unset:
         base = dataclasses.replace(base, **_first_values(unset, grid, source))
-    base = dataclasses.replace(base, data=fingerprint(base.data, base.model.vocab, source.place("data")))
+    check_trainer(base.trainer, grid, source)
+    if base.trainer.kind == "builtin" or source.chooses("data"):
+        base = dataclasses.replace(base, data=fingerprint(base.data, base.model.vocab, source.place("data")))
     prefix = "" if name == SINGLE_ARM else f"arm {name}: "
     return Arm(name=name, base=base, grid=grid), [prefix + note for note in notes]
 
@@ -109,8 +112,13 @@ def _base(source: Source) -> tuple[Base, frozenset[str]]:
         values["seed"] = {"init": values["seed"], "data": values["seed"]}
     unset = frozenset(name for name in LEFT_TO_THE_GRID if values.get(name) is None)
     values |= dict.fromkeys(unset, 1)
+    values["trainer"] = trainer = read_trainer(source)
+    if trainer.kind == "command" and not source.chooses("transfer"):
+        values["transfer"] = {"rule": "none"} | (values.get("transfer") or {})
+    if not trainer.models:
+        values["model"] = WITHOUT_A_MODEL | (values.get("model") or {})
     for name, kind in SECTIONS.items():
-        values[name] = build(kind, values.get(name) or {}, name, place=source.place)
+        values[name] = trainer if kind is Trainer else build(kind, values.get(name) or {}, name, place=source.place)
     _check_vocabulary(values["data"], source)
     _check_path(values["data"], source)
     base = build(Base, values, "", place=source.place)
@@ -120,8 +128,12 @@ def _base(source: Source) -> tuple[Base, frozenset[str]]:
 
 
 def _check_chosen(source: Source, file: Path) -> None:
-    """Refuse a sweep that leaves a group to the defaults of its classes, which are those of one paper."""
-    missing = [group for group in CHOSEN_GROUPS if not source.chooses(group)]
+    """Refuse a sweep that leaves a group to the defaults of its classes, which are those of one paper.
+
+    A command trains what it will: it needs but a cluster.
+    """
+    needed = ("cluster",) if commands(source) else CHOSEN_GROUPS
+    missing = [group for group in needed if not source.chooses(group)]
     if missing:
         options = group_options((file.parent, *conf_folders()))
         named = " and no ".join(f"{group} ({', '.join(sorted(options.get(group, ())))})" for group in missing)

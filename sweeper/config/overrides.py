@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 
 from sweeper.config.keys import GRID_KEYS, SHARED_SECTIONS, SHARED_SETTINGS
 from sweeper.config.locate import conf_folders, group_options
 from sweeper.errors import ConfigError
-from sweeper.grid.leaves import SECTIONS, leaf
+from sweeper.grid.leaves import SECTIONS, VALUES, Leaf, leaf
 from sweeper.typed import convert, did_you_mean
 
 Kind = Literal["setting", "grid", "removal", "group"]
@@ -33,13 +34,15 @@ class Override:
         return _place(self.text, self.source)
 
 
-def parse_overrides(texts: Iterable[str], source: str = "") -> tuple[Override, ...]:
-    """The overrides that stand in `source`.
+def parse_overrides(
+    texts: Iterable[str], source: str = "", own: Mapping[str, Any] = MappingProxyType({})
+) -> tuple[Override, ...]:
+    """The overrides that stand in `source`; `own` are the values that the sweep's trainer declares.
 
     Raises:
         ConfigError: An unknown key, or no value.
     """
-    return tuple(_parsed(text, source) for text in texts)
+    return tuple(_parsed(text, source, own) for text in texts)
 
 
 def named_overrides(values: Any, key: str, where: str) -> dict[str, tuple[str, ...]]:
@@ -58,8 +61,10 @@ def named_overrides(values: Any, key: str, where: str) -> dict[str, tuple[str, .
     }
 
 
-def scale_overrides(scale: str, scales: Mapping[str, Iterable[str]], sweep: str) -> tuple[Override, ...]:
-    """The overrides of the scale that was chosen, if any.
+def scale_overrides(
+    scale: str, scales: Mapping[str, Iterable[str]], sweep: str, own: Mapping[str, Any]
+) -> tuple[Override, ...]:
+    """The overrides of the scale that was chosen, if any; `own` are the values that the sweep's trainer declares.
 
     Raises:
         ConfigError: The sweep has no such scale.
@@ -70,7 +75,7 @@ def scale_overrides(scale: str, scales: Mapping[str, Iterable[str]], sweep: str)
         raise ConfigError(f"sweep {sweep} has no scales, got scale={scale}; leave it out")
     if scale not in scales:
         raise ConfigError(f"sweep {sweep} has no scale {scale!r}; {did_you_mean(scale, scales)}")
-    return parse_overrides(scales[scale], f"scale {scale}")
+    return parse_overrides(scales[scale], f"scale {scale}", own)
 
 
 def kept_arms(
@@ -97,36 +102,42 @@ def _place(text: str, source: str) -> str:
     return f"override {text!r}" + (f" of {source}" if source else "")
 
 
-def _parsed(text: str, source: str) -> Override:
+def _parsed(text: str, source: str, own: Mapping[str, Any]) -> Override:
     key, equals, value = (part.strip() for part in text.partition("="))
     place = _place(text, source)
     kind: Kind
     if key.startswith("~"):
-        kind, path, type_ = "removal", _removed(key[1:], place), str
+        kind, path, type_ = "removal", _removed(key[1:], place, own), str
     else:
         key = key.lstrip("+")
         if not equals or not key:
             raise ConfigError(f"{place}: expected key=value, such as lr=0.02 or 'axes.lr=geom(5e-3,0.16,6)'")
-        kind, path, type_ = _meant(key, place)
+        kind, path, type_ = _meant(key, place, own)
         if not value and (kind, type_) != ("setting", str):
             raise ConfigError(f"{place}: the value is empty; give one")
     return Override(text=text, source=source, kind=kind, path=path, value=value, type=type_)
 
 
-def _removed(key: str, place: str) -> str:
+def _removed(key: str, place: str, own: Mapping[str, Any]) -> str:
     head, _, rest = key.partition(".")
     if head in ("axes", "derive") and rest:
-        return f"{head}.{leaf(rest, place).path}"
+        return f"{head}.{_leaf(rest, place, own).path}"
     if head in GRID_KEYS and not rest:
         return head
     raise ConfigError(f"{place}: only the grid's {', '.join(GRID_KEYS)} can be removed; set a value instead")
 
 
-def _meant(key: str, place: str) -> tuple[Kind, str, Any]:
+def _leaf(name: str, place: str, own: Mapping[str, Any], others: Iterable[str] = ()) -> Leaf:
+    """The leaf that a key of an override means; one that names a value in full may declare it."""
+    declares = name.startswith(VALUES) and name.removeprefix(VALUES) not in own
+    return leaf(name, place, others, own=None if declares else own)
+
+
+def _meant(key: str, place: str, own: Mapping[str, Any]) -> tuple[Kind, str, Any]:
     """What a key sets: the kind, the path, and of a setting its type."""
     head, _, rest = key.partition(".")
     if head in ("axes", "derive") and rest:
-        return "grid", f"{head}.{leaf(rest, place).path}", str
+        return "grid", f"{head}.{_leaf(rest, place, own).path}", str
     if head in GRID_KEYS:
         if rest:
             raise ConfigError(f"{place}: {head} is set as a whole; write {head}=…")
@@ -138,10 +149,12 @@ def _meant(key: str, place: str) -> tuple[Kind, str, Any]:
         return "group", key, str
     if key in SHARED_SETTINGS:
         return "setting", *SHARED_SETTINGS[key]
+    if key == "trainer.argv":
+        return "setting", key, tuple[str, ...]
     if head in SHARED_SECTIONS:
         raise ConfigError(f"{place}: no setting {key!r}; {did_you_mean(key, SHARED_SETTINGS)}")
     groups = group_options(conf_folders())
     if key in groups:
         return "group", key, str
-    target = leaf(key, place, [*SHARED_SETTINGS, *groups, *GRID_KEYS, "scale", "arm"])
+    target = _leaf(key, place, own, [*SHARED_SETTINGS, *groups, *GRID_KEYS, "scale", "arm"])
     return "setting", target.path, target.kind

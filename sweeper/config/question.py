@@ -7,7 +7,7 @@ from sweeper.columns import COLUMNS, law_sides
 from sweeper.config.source import Source
 from sweeper.errors import ConfigError
 from sweeper.grid.axes import flat_grids, written
-from sweeper.grid.leaves import NAMES, leaf
+from sweeper.grid.leaves import NAMES, leaf, varies
 from sweeper.spec import FIGURE_NAMES, Arm, Question
 from sweeper.typed import build, did_you_mean
 
@@ -52,7 +52,7 @@ def read_question(source: Source, arms: Sequence[Arm], names: Collection[str]) -
 def _columns(source: Source, arms: Sequence[Arm]) -> set[str]:
     """The columns of the results: those of every sweep, and what the grids vary or an override pins."""
     varied = {target.label for arm in arms for grid in flat_grids(arm.grid) for target in written(grid, "axes")}
-    pinned = {leaf(o.path, o.place).label for o in source.overrides if o.kind == "setting" and o.path in NAMES}
+    pinned = {leaf(o.path, o.place).label for o in source.overrides if o.kind == "setting" and varies(o.path)}
     return COLUMNS.keys() | varied | pinned
 
 

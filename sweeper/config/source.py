@@ -22,6 +22,13 @@ class Source:
     files: tuple[tuple[Path, str], ...]
     """Every file with the path that its content is mounted at, in the order in which a later one wins."""
 
+    @property
+    def own(self) -> Mapping[str, Any]:
+        """The values that the trainer declares, by name, as composed."""
+        trainer = self.values.get("trainer")
+        values = trainer.get("values") if isinstance(trainer, Mapping) else None
+        return values if isinstance(values, Mapping) else {}
+
     def chooses(self, group: str) -> bool:
         """Whether an option of the group was chosen, or the sweep file sets the group's settings itself."""
         *options, (sweep, mount) = self.files

@@ -6,7 +6,7 @@ from typing import Any
 from sweeper.errors import ConfigError
 from sweeper.expressions import Expression, compile_expression
 from sweeper.grid.computed import COMPUTED, base_value
-from sweeper.grid.leaves import ALL_NAMES, NAMES, SEED, Leaf, leaf, typed
+from sweeper.grid.leaves import ALL_NAMES, NAMES, SEED, VALUES, Leaf, leaf, typed
 from sweeper.spec import Base, Entry, Grid, Value
 from sweeper.typed import did_you_mean
 
@@ -19,7 +19,7 @@ def axis_values(key: str, entry: str | Iterable[Any], base: Base, where: str) ->
     Raises:
         ConfigError: No value at all, or one that does not fit.
     """
-    target = leaf(key, where)
+    target = leaf(key, where, own=dict(base.trainer.values))
     if isinstance(entry, str):
         entry = _evaluated(target, entry, base, where)
     values = tuple(typed(target, value, where) for value in entry)
@@ -34,7 +34,7 @@ def _evaluated(target: Leaf, text: str, base: Base, where: str) -> list[Any]:
         expression = compile_expression(text, where)
         scope = {name: name for name in expression.names}
     else:
-        expression = compile_expression(text, where, _readable(where))
+        expression = compile_expression(text, where, _readable(where, dict(base.trainer.values)))
         scope = {name: base_value(base, name) for name in expression.names - COMPUTED.keys()}
     computed = sorted(COMPUTED.keys() & expression.names)
     if computed:
@@ -46,26 +46,26 @@ def _evaluated(target: Leaf, text: str, base: Base, where: str) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _readable(where: str) -> Callable[[str], str]:
-    """Resolves what an expression may read to its path."""
+def _readable(where: str, own: Mapping[str, Value]) -> Callable[[str], str]:
+    """Resolves what an expression may read to its path; `own` are the values of the trainer."""
 
     def resolve(name: str) -> str:
         if name in COMPUTED or name == "arm":
             return name
-        if name not in ALL_NAMES:
-            raise ConfigError(f"{where}: unknown name {name!r}; {did_you_mean(name, [*NAMES, *COMPUTED])}")
-        return leaf(name, where).writes[-1]
+        if name not in ALL_NAMES and name not in own and not name.startswith(VALUES):
+            raise ConfigError(f"{where}: unknown name {name!r}; {did_you_mean(name, [*NAMES, *COMPUTED, *own])}")
+        return leaf(name, where, own=own).writes[-1]
 
     return resolve
 
 
-def check_derived(expression: str, where: str) -> Expression:
-    """The expression of a `derive` or `where`, its names resolved to paths.
+def check_derived(expression: str, where: str, own: Mapping[str, Value]) -> Expression:
+    """The expression of a `derive` or `where`, its names resolved to paths; `own` are the values of the trainer.
 
     Raises:
         ConfigError: Bad syntax, or a name that is neither a setting nor a computed value.
     """
-    return compile_expression(expression, where, _readable(where))
+    return compile_expression(expression, where, _readable(where, own))
 
 
 def reads_its_base(target: str, expression: Expression) -> bool:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from model.shape import ModelShape, model_shape
-from sweeper.grid.leaves import SECTIONS
+from sweeper.errors import ConfigError
+from sweeper.grid.leaves import SECTIONS, VALUES
 from sweeper.laws.transfer import predicted_lr, rates
 from sweeper.spec import Base, Value
 from sweeper.typed import fields_of
@@ -17,8 +18,26 @@ Cell = dict[str, Any]
 
 
 def base_value(base: Base, path: str) -> Any:
-    """The value at `path`, such as `model.width`."""
-    return operator.attrgetter(path)(base)
+    """The value at `path`, such as `model.width`.
+
+    Raises:
+        ConfigError: A value that the trainer does not declare.
+    """
+    if not path.startswith(VALUES):
+        return operator.attrgetter(path)(base)
+    own, name = dict(base.trainer.values), path.removeprefix(VALUES)
+    if name not in own:
+        raise ConfigError(f"the trainer has no value {name!r}; give trainer.values.{name} its usual value")
+    return own[name]
+
+
+def _replaced(section: Any, fields: Cell) -> Any:
+    """The section with other values of these fields; of a trainer also the values that it names itself."""
+    own = {name.removeprefix("values."): fields[name] for name in fields if name.startswith("values.")}
+    if own:
+        fields = {name: value for name, value in fields.items() if not name.startswith("values.")}
+        fields["values"] = tuple((name, own.get(name, value)) for name, value in section.values)
+    return dataclasses.replace(section, **fields)
 
 
 class Configurations:
@@ -42,7 +61,7 @@ class Configurations:
         made = self._sections[name].get(values)
         if made is None:
             fields = {path.partition(".")[2]: value for path, value in zip(paths, values, strict=True)}
-            made = self._sections[name][values] = dataclasses.replace(getattr(self.base, name), **fields)
+            made = self._sections[name][values] = _replaced(getattr(self.base, name), fields)
         return made
 
     def shape(self, cell: Cell) -> ModelShape:

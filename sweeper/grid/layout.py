@@ -96,7 +96,7 @@ class _Layout:
         self.labels = [(target.label, target.writes[-1]) for target in labels]
         self.repeat, self.conditions = grid.repeat, bool(grid.where)
         self.factors = _factors(grid, self.base, self.where)
-        self.steps = ordered_steps(grid, self.where)
+        self.steps = ordered_steps(grid, self.where, dict(arm.base.trainer.values))
         paths = {path for target in written(grid, self.where) for path in target.writes}
         if grid.repeat > 1:
             paths.update(SEED.writes)
@@ -105,7 +105,10 @@ class _Layout:
         paths.update(path for _, path in self.labels)
         paths.update(path for step in self.steps for path in step.reads)
         paths.update(("lr", "tokens", "batch_tokens", "precision"))
-        self.start: Cell = {path: base_value(self.base, path) for path in paths} | {"arm": arm.name}
+        try:
+            self.start: Cell = {path: base_value(self.base, path) for path in paths} | {"arm": arm.name}
+        except ConfigError as error:
+            raise ConfigError(f"{self.where}, arm {arm.name}: {error}") from error
 
     @property
     def least_cells(self) -> int:
@@ -166,19 +169,24 @@ class _Layout:
             )
         except ValueError as error:
             raise ConfigError(f"{self._place(cell)}: {error}") from error
+        trainer = section("trainer", cell)
         return RunSpec(
-            run_id=run_id(lr, train),
+            run_id=run_id(lr, train, trainer),
             sweep=self.sweep,
             arm=self.arm.name,
             axes=tuple([(label, cell[path]) for label, path in self.labels]),
             lr=lr,
             transfer=transfer,
             train=train,
+            trainer=trainer,
         )
 
     def _data(self, cell: Cell) -> DataConfig:
         if not self.made.written["data"] and "model.vocab" not in self.made.written["model"]:
             return self.base.data
+        if self.base.trainer.kind == "command" and not self.base.data.fingerprint:
+            data: DataConfig = self.made.section("data", cell)
+            return data  # the command's own affair
         key = (self.made.section("data", cell), self.made.section("model", cell).vocab)
         if key not in self.fingerprints:
             self.fingerprints[key] = fingerprinted(*key, self._place(cell))

@@ -31,6 +31,14 @@ class Leaf:
     writes: tuple[str, ...]
     """The paths it sets: its own, or both seeds."""
 
+    @property
+    def key(self) -> str:
+        """The name that means this leaf in every sweep."""
+        return self.path if self.path.startswith(VALUES) else self.label
+
+
+VALUES = "trainer.values."
+"""Before the name that a sweep gives to a value of its own trainer."""
 
 SECTIONS: Mapping[str, type] = {
     name: cast(type, kind) for name, (kind, _) in fields_of(Base).items() if dataclasses.is_dataclass(kind)
@@ -38,7 +46,7 @@ SECTIONS: Mapping[str, type] = {
 """The groups of settings of a base (`model`, `optimizer`, …) and their classes."""
 SEED = Leaf(path="seed", kind=int, label="seed", writes=("seed.init", "seed.data"))
 
-_FULL_NAMES = ("transfer", "seed")
+_FULL_NAMES = ("transfer", "seed", "trainer")
 """Sections whose labels keep the section's name: `transfer.depth` is a switch, `seed.init` half of `seed`."""
 
 
@@ -47,7 +55,7 @@ def _named_leaves() -> tuple[dict[str, Leaf], dict[str, list[str]]]:
     sections: dict[str, list[str]] = {}
     for section, kind in SECTIONS.items():
         for name in fields_of(kind):
-            if (section, name) != ("data", "fingerprint"):
+            if (section, name) not in (("data", "fingerprint"), ("trainer", "argv"), ("trainer", "values")):
                 sections.setdefault(name, []).append(section)
     names = {
         name: Leaf(path=name, kind=kind, label=name, writes=(name,))
@@ -59,6 +67,7 @@ def _named_leaves() -> tuple[dict[str, Leaf], dict[str, list[str]]]:
     for name, owners in sections.items():
         owner = "model" if "model" in owners else owners[0] if len(owners) == 1 else ""
         short = bool(owner) and name not in names and name not in SECTIONS and name not in ambiguous
+        short = short and owner != "trainer"  # how a command is started, and no axis
         for section in owners:
             path = f"{section}.{name}"
             label = name if short and section == owner and section not in _FULL_NAMES else path
@@ -79,18 +88,37 @@ ALL_NAMES = NAMES | _AMBIGUOUS.keys() | SECTIONS.keys()
 """Also the names that `leaf` refuses because they mean several leaves or a whole section."""
 
 
-def leaf(name: str, where: str, others: Iterable[str] = ()) -> Leaf:
+def varies(path: str) -> bool:
+    """Whether axes may set what lies at `path`."""
+    return path in NAMES or path.startswith(VALUES)
+
+
+def leaf(name: str, where: str, others: Iterable[str] = (), own: Mapping[str, Value] | None = None) -> Leaf:
     """The leaf that `name` means: `model.width`, or `width` where no other leaf is called so.
 
-    A sweep's own keys (`lr`, `tokens`) come first, then the model's (`depth`), then any other unique name. `others`
-    are further names that may have been meant.
+    The values of the sweep's own trainer come first, then a sweep's keys (`lr`, `tokens`), then the model's (`depth`),
+    then any other unique name.
+
+    Args:
+        others: Further names that may have been meant.
+        own: The values that the trainer declares, by name: an axis takes the type of the declared one. Without them a
+            full path (`trainer.values.dropout`) is taken at its word.
 
     Raises:
         ConfigError: A name without a leaf, or with several.
 
     >>> leaf("width", "axes").path, leaf("optimizer.momentum", "axes").label
     ('model.width', 'momentum')
+    >>> leaf("dropout", "axes", own={"dropout": 0.1}).path
+    'trainer.values.dropout'
     """
+    short = name.removeprefix(VALUES)
+    if own is not None and short in own:
+        return _value_leaf(short, type(own[short]))
+    if short != name:
+        if own is None:
+            return _value_leaf(short, Value)
+        raise ConfigError(f"{where}: the trainer has no value {short!r}; give trainer.values.{short} its usual value")
     found = _NAMES.get(name)
     if found is not None:
         return found
@@ -101,7 +129,11 @@ def leaf(name: str, where: str, others: Iterable[str] = ()) -> Leaf:
         )
     if name in _AMBIGUOUS:
         raise ConfigError(f"{where}: {name!r} may be {' or '.join(_AMBIGUOUS[name])}; write one of them in full")
-    raise ConfigError(f"{where}: no setting {name!r}; {did_you_mean(name, [*NAMES, *others])}")
+    raise ConfigError(f"{where}: no setting {name!r}; {did_you_mean(name, [*NAMES, *others, *(own or ())])}")
+
+
+def _value_leaf(name: str, kind: Any) -> Leaf:
+    return Leaf(path=VALUES + name, kind=kind, label=name, writes=(VALUES + name,))
 
 
 _POSITIVE = frozenset(
@@ -130,6 +162,8 @@ def typed(target: Leaf, value: Any, where: str) -> Value:
         number = compile_expression(value, where)({})
         if not isinstance(number, str):
             return typed(target, number, where)
+    if target.kind is int and target.path.startswith(VALUES) and type(value) is float and not value.is_integer():
+        raise ConfigError(f"{where}: {target.path} is declared as a whole number, got {value}; declare it as 0.0, say")
     fitting = type(value) is target.kind and (type(value) is not float or math.isfinite(value))
     made = cast(Value, value if fitting else convert(target.kind, value, where))
     check_range(target.path, made, where)

@@ -1,6 +1,6 @@
 """What is done to every cell of a grid: values derived, conditions asked, seeds repeated, each once it can be."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from sweeper.errors import ConfigError
@@ -25,13 +25,15 @@ class Step:
     """The cells that take the place of one."""
 
 
-def ordered_steps(grid: Grid, where: str) -> tuple[Step, ...]:
+def ordered_steps(grid: Grid, where: str, own: Mapping[str, Value]) -> tuple[Step, ...]:
     """The steps of a flat grid so that what one reads is final before; conditions as early as they can stand.
+
+    `own` are the values of the trainer.
 
     Raises:
         ConfigError: An expression that cannot be read, or derived values that depend on each other in a circle.
     """
-    waiting, ordered = list(_steps(grid, where)), []
+    waiting, ordered = list(_steps(grid, where, own)), []
     while waiting:
         ready = [step for step in waiting if not any(_precedes(other, step) for other in waiting)]
         if not ready:
@@ -61,11 +63,13 @@ def _precedes(other: Step, step: Step) -> bool:
     return bool(step.reads.intersection(other.writes))
 
 
-def _steps(grid: Grid, where: str) -> Iterator[Step]:
+def _steps(grid: Grid, where: str, own: Mapping[str, Value]) -> Iterator[Step]:
     for text in grid.where:
-        yield _condition(check_derived(text, f"{where}: where"))
+        yield _condition(check_derived(text, f"{where}: where", own))
     for key, entry in grid.derive:
-        yield _derivation(leaf(key, f"{where}: derive"), entry, f"{where}: derive.{key}")
+        text = entry if isinstance(entry, str) else repr(list(entry))
+        place = f"{where}: derive.{key}"
+        yield _derivation(leaf(key, f"{where}: derive", own=own), check_derived(text, place, own), place)
     if grid.repeat > 1:
         yield _repeat(grid.repeat)
 
@@ -77,17 +81,14 @@ def _condition(condition: Expression) -> Step:
     return Step(name="where", reads=_reads(condition), computed=_computed(condition), apply=kept)
 
 
-def _derivation(target: Leaf, entry: str | tuple[Value, ...], where: str) -> Step:
-    text = entry if isinstance(entry, str) else repr(list(entry))
-    expression = check_derived(text, where)
-
+def _derivation(target: Leaf, expression: Expression, where: str) -> Step:
     def derived(cell: Cell) -> Sequence[Cell]:
         value = expression(cell)
         if not isinstance(value, list):
             cell.update(dict.fromkeys(target.writes, typed(target, value, where)))
             return (cell,)
         if not value:
-            raise ConfigError(f"{where}: {text!r} is an empty list; give at least one value")
+            raise ConfigError(f"{where}: {expression.text!r} is an empty list; give at least one value")
         return [cell | dict.fromkeys(target.writes, typed(target, item, where)) for item in value]
 
     return Step(

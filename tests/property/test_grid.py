@@ -37,7 +37,7 @@ TRAIN = TrainConfig(
     batch_tokens=2048,
 )
 BASE = Base(
-    **{name: getattr(TRAIN, name) for name in fields_of(Base) if name not in ("transfer", "lr")},
+    **{name: getattr(TRAIN, name) for name in fields_of(Base) if name not in ("transfer", "lr", "trainer")},
     transfer=Transfer(),
     lr=0.1,
 )
