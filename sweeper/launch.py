@@ -17,6 +17,7 @@ from sweeper.errors import ConfigError, DataError, LaunchError
 from sweeper.plan import Plan, PlannedRun, Speeds, make_plan, plan_json
 from sweeper.records import (
     Beat,
+    Evidence,
     JobFile,
     Owner,
     Submitted,
@@ -29,7 +30,6 @@ from sweeper.records import (
     read_evidence,
     read_jobs,
     read_json,
-    read_records,
     write_job,
     write_json,
     write_spec,
@@ -92,8 +92,10 @@ class LaunchResult:
 
 def plan_sweep(sweep: Sweep, specs: Sequence[RunSpec], folder: SweepFolder) -> Plan:
     """The plan of a sweep as the disk, this machine and SLURM show it now."""
-    found = states(read_evidence(folder, [spec.run_id for spec in specs], ask_about(folder)))
-    return make_plan(sweep.name, specs, found, sweep.cluster, sweep.execution, measured(folder))
+    evidence = read_evidence(folder, [spec.run_id for spec in specs], ask_about(folder))
+    cluster, execution = sweep.cluster, sweep.execution
+    at_once = cluster.parallel or local.cores() if cluster.scheduler == "local" else 0
+    return make_plan(sweep.name, specs, states(evidence), cluster, execution, measured(evidence), at_once=at_once)
 
 
 def ask_about(folder: SweepFolder) -> Queue | None:
@@ -104,11 +106,11 @@ def ask_about(folder: SweepFolder) -> Queue | None:
     return ask_queue([name for name, _ in submitted], since=min(since for _, since in submitted))
 
 
-def measured(folder: SweepFolder) -> Speeds:
+def measured(evidence: Mapping[str, Evidence]) -> Speeds:
     """The slowest tokens per second of finished runs, by parameters and number of processes."""
     speeds: dict[tuple[int, int], float] = {}
-    for record in read_records(folder).values():
-        if record.state == "done":
+    for record in (seen.record for seen in evidence.values()):
+        if record is not None and record.state == "done":
             shape = (record.params_total, record.world_size)
             speeds[shape] = min(record.tokens_per_s, speeds.get(shape, record.tokens_per_s))
     return speeds
@@ -124,7 +126,7 @@ def check_runs(specs: Sequence[RunSpec], cluster: Cluster) -> tuple[str, ...]:
         DataError: A source cannot be read, its tokens do not fit the model, or it holds too little text.
     """
     for sequences in {spec.train.batch_sequences for spec in specs}:
-        if sequences % cluster.processes:
+        if cluster.processes and sequences % cluster.processes:
             raise ConfigError(
                 f"a batch of {sequences} sequences cannot be shared out over cluster.processes {cluster.processes}; "
                 "choose a divisor, or another batch_tokens"

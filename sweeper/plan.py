@@ -3,10 +3,11 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
-from model.config import Execution
-from model.shape import memory_bytes, model_shape
+from model.config import Execution, ModelConfig, TrainConfig
+from model.shape import CheckpointBytes, checkpoint_bytes, memory_bytes, model_shape
 from sweeper.errors import ConfigError
 from sweeper.spec import Cluster, RunSpec, Value
 from sweeper.status import FINISHED, STARTABLE, State, count_states
@@ -47,6 +48,10 @@ class PlannedRun:
     nodes: int = 1
     time_min: int = 0
     """Time limit of its job, minutes; 0 for none."""
+    disk_gib: float = 0.0
+    """Most that its checkpoints take at once."""
+    disk_final_gib: float = 0.0
+    """What stays of them when it is finished."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +67,9 @@ class Totals:
     flops_causal: float
     gpu_hours: float
     gpu_hours_left: float
+    disk_gib: float
+    """Most that checkpoints may take: of all runs that are left at once (on this machine: of as many as run at a time),
+    beside the final weights of all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +119,7 @@ def make_plan(
     cluster: Cluster,
     execution: Execution,
     speeds: Speeds | None = None,
+    at_once: int = 0,
 ) -> Plan:
     """Price every run, choose its devices, and make jobs of those that have no result and that nobody works on.
 
@@ -119,6 +128,7 @@ def make_plan(
 
     Args:
         speeds: What finished runs of the sweep measured; they shorten the time limit.
+        at_once: Most runs that are trained at a time; 0 for any number.
 
     Raises:
         ConfigError: No number of devices holds a run.
@@ -143,8 +153,16 @@ def make_plan(
             flops_causal=sum(run.flops_causal for run in once),
             gpu_hours=sum(run.gpu_hours for run in once),
             gpu_hours_left=sum(run.gpu_hours for run in left),
+            disk_gib=_disk_gib(once, left, at_once),
         ),
     )
+
+
+def _disk_gib(once: Sequence[PlannedRun], left: Sequence[PlannedRun], at_once: int) -> float:
+    """The peak of the largest runs that train at once, and the final weights of all others."""
+    training = sorted(left, key=lambda run: run.disk_final_gib - run.disk_gib)[: at_once or None]
+    ids = {run.run_id for run in training}
+    return sum(run.disk_gib for run in training) + sum(run.disk_final_gib for run in once if run.run_id not in ids)
 
 
 def _jobs(by_cost: Sequence[tuple[RunSpec, PlannedRun]], cluster: Cluster) -> tuple[Job, ...]:
@@ -172,6 +190,7 @@ def _planned(spec: RunSpec, state: State, cluster: Cluster, execution: Execution
     processes = cluster.processes or _processes(spec, device_s, cluster, execution)
     per_node = cluster.slurm.processes_per_node if cluster.scheduler == "slurm" else processes
     measured = speeds.get((shape.params_total, processes))
+    disk = _checkpoints(train.model, train.optimizer.name, train.precision, train.steps, _Unseen(train), execution)
     return PlannedRun(
         run_id=spec.run_id,
         state=state,
@@ -185,16 +204,47 @@ def _planned(spec: RunSpec, state: State, cluster: Cluster, execution: Execution
         lr_peak=spec.lr_peak,
         flops=float(shape.flops_per_token) * train.tokens,
         flops_causal=flops_causal,
-        memory_gib=_memory_gib(spec, processes, execution),
+        memory_gib=_memory_gib(spec, processes, execution, cluster),
         gpu_hours=device_s / 3600,
         processes=processes,
         nodes=-(-processes // per_node),
         time_min=_time_min(train.tokens / measured if measured else None, cluster),
+        disk_gib=disk.peak / GIB,
+        disk_final_gib=disk.kept / GIB,
     )
 
 
-def _memory_gib(spec: RunSpec, processes: int, execution: Execution) -> float:
-    return memory_bytes(spec.train, micro_batch=execution.micro_batch, processes=processes) / GIB
+class _Unseen:
+    """A value that is no part of a cache's key: what of it matters stands beside it."""
+
+    def __init__(self, train: TrainConfig) -> None:
+        self.train = train
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Unseen)
+
+    def __hash__(self) -> int:
+        return 0
+
+
+@lru_cache(maxsize=4096)
+def _checkpoints(
+    _model: ModelConfig, _optimizer: str, _precision: str, _steps: int, of: _Unseen, execution: Execution
+) -> CheckpointBytes:
+    return checkpoint_bytes(of.train, keep_final=execution.checkpoint.keep_final)
+
+
+def _memory_gib(spec: RunSpec, processes: int, execution: Execution, cluster: Cluster) -> float:
+    """Of one process; within a node share those of `hsdp` one copy of the model."""
+    shard_processes = execution.shard_processes or min(processes, cluster.slurm.processes_per_node)
+    needed = memory_bytes(
+        spec.train,
+        micro_batch=execution.micro_batch,
+        processes=processes,
+        layout=execution.layout,
+        shard_processes=shard_processes,
+    )
+    return needed / GIB
 
 
 def _time_min(estimate_s: float | None, cluster: Cluster) -> int:
@@ -217,9 +267,9 @@ def _processes(spec: RunSpec, device_s: float, cluster: Cluster, execution: Exec
     whole = [per_node * nodes for nodes in range(2, cluster.slurm.nodes + 1)]
     sizes = [p for p in within + whole if sequences % p == 0]
     limit_gib = cluster.gpu.memory_gib * MEMORY_SHARE
-    fitting = [p for p in sizes if _memory_gib(spec, p, execution) <= limit_gib]
+    fitting = [p for p in sizes if _memory_gib(spec, p, execution, cluster) <= limit_gib]
     if not fitting:
-        least = min(_memory_gib(spec, p, execution) for p in sizes)
+        least = min(_memory_gib(spec, p, execution, cluster) for p in sizes)
         raise ConfigError(
             f"run {spec.run_id} ({', '.join(f'{name}={value}' for name, value in spec.axes)}) needs {least:.1f} GiB "
             f"per process but a {cluster.gpu.name} has {cluster.gpu.memory_gib:g}; set execution.layout=fsdp, a "

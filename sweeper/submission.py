@@ -89,8 +89,8 @@ def submit_sweep(
         tell(note)
     with launcher_lock(folder) as renew:
         queue, settings = _ask(folder)
-        states_now = states(read_evidence(folder, [spec.run_id for spec in specs], queue))
-        plan = make_plan(sweep.name, specs, states_now, sweep.cluster, sweep.execution, measured(folder))
+        evidence = read_evidence(folder, [spec.run_id for spec in specs], queue)
+        plan = make_plan(sweep.name, specs, states(evidence), sweep.cluster, sweep.execution, measured(evidence))
         for run in plan.runs:
             if run.state == "failed":
                 renew_run(folder, run.run_id)  # a person asks for it: its earlier attempts no longer count

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from sweeper.errors import SweeperError
 from sweeper.launch import measured
-from sweeper.plan import make_plan
+from sweeper.plan import Speeds, make_plan
 from sweeper.records import (
     Attempt,
     End,
@@ -105,7 +105,7 @@ def tend(folder: SweepFolder) -> Cycle:
                 later.append(verdict.at)
             else:
                 ready.append(run_id)
-        submitted, held_back = _resubmit(folder, launch, ready, settings, renew, said.append)
+        submitted, held_back = _resubmit(folder, launch, ready, settings, measured(evidence), renew, said.append)
         evidence = read_evidence(folder, launch.runs, queue)
     # What was submitted a moment ago is not in the queue that was asked before.
     return Cycle(
@@ -123,13 +123,14 @@ def _resubmit(
     launch: LaunchFile,
     run_ids: Sequence[str],
     settings: Settings,
+    speeds: Speeds,
     renew: Callable[[], None],
     say: Callable[[str], None],
 ) -> tuple[int, int]:
     if not run_ids:
         return 0, 0
     specs = [read_spec(folder, run_id) for run_id in run_ids]
-    plan = make_plan(launch.sweep, specs, {}, launch.cluster, launch.execution, measured(folder))
+    plan = make_plan(launch.sweep, specs, {}, launch.cluster, launch.execution, speeds)
     sent = submit_jobs(folder, launch, plan.jobs, settings, renew=renew)
     if sent.submitted:
         say(f"submitted {sent.submitted} runs again (jobs {', '.join(sent.jobs)})")

@@ -19,11 +19,22 @@ def print_plan(plan: Plan, title: str, notes: Sequence[str], rows: int) -> None:
         made.add_column("arm")
     for name in [n for n in names if n != "lr"]:
         made.add_column(name, justify="right")
-    for label in ("lr", "lr peak", "params", "tokens", "steps", "FLOPs", "GiB", "time"):
+    several = max((run.processes for run in plan.runs), default=1) > 1
+    for label in (
+        "lr",
+        "lr peak",
+        "params",
+        "tokens",
+        "steps",
+        "FLOPs",
+        "GiB",
+        *(("devices",) if several else ()),
+        "time",
+    ):
         if label.replace(" ", "_") not in names or label == "lr":
             made.add_column(label, justify="right")
     for run in shown:
-        made.add_row(*_plan_cells(run, arms, names))
+        made.add_row(*_plan_cells(run, arms, names, several))
     show(made)
     if len(shown) < len(plan.runs):
         console.print(f"… and {len(plan.runs) - len(shown)} more runs (--rows 0 shows all)", style="dim")
@@ -34,11 +45,12 @@ def print_plan(plan: Plan, title: str, notes: Sequence[str], rows: int) -> None:
         f"{_hours(totals.gpu_hours, plan.device)}, of which {_hours(totals.gpu_hours_left, plan.device)} are left",
         soft_wrap=True,
     )
+    console.print(f"checkpoints: at most {_size(totals.disk_gib)} on disk at a time", soft_wrap=True)
     for note in notes:
         console.print(note, style="yellow", soft_wrap=True)
 
 
-def _plan_cells(run: PlannedRun, arms: bool, names: list[str]) -> list[str]:
+def _plan_cells(run: PlannedRun, arms: bool, names: list[str], several: bool) -> list[str]:
     axes = dict(run.axes)
     style = STATE_STYLE[run.state]
     cells = [run.run_id[:8], f"[{style}]{run.state}[/]" if style else run.state]
@@ -52,9 +64,22 @@ def _plan_cells(run: PlannedRun, arms: bool, names: list[str]) -> list[str]:
         "steps": str(run.steps),
         "FLOPs": scientific(run.flops),
         "GiB": f"{run.memory_gib:.2g}",
-        "time": duration(run.gpu_hours * 3600),
+        **({"devices": f"{run.processes}" + (f" on {run.nodes}" if run.nodes > 1 else "")} if several else {}),
+        "time": duration(run.gpu_hours * 3600 / run.processes),
     }
     return cells + [text for key, text in rest.items() if key not in names or key == "lr"]
+
+
+def _size(gib: float) -> str:
+    """Bytes in the unit that reads best.
+
+    >>> _size(0.002), _size(3.2), _size(20480)
+    ('2.05 MiB', '3.2 GiB', '20 TiB')
+    """
+    for unit, factor in (("MiB", 1024.0), ("GiB", 1.0)):
+        if gib * factor < 1000:
+            return f"{gib * factor:.3g} {unit}"
+    return f"{gib / 1024:.3g} TiB"
 
 
 def _hours(hours: float, device: str) -> str:

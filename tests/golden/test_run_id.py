@@ -14,7 +14,7 @@ from model.config import (
     Seeds,
     TrainConfig,
 )
-from sweeper.spec import run_id
+from sweeper.spec import Trainer, run_id
 
 PLAIN = TrainConfig(
     model=ModelConfig(),
@@ -62,3 +62,9 @@ MIXTURE = dataclasses.replace(
 )
 def test_identities_never_change(lr, train, identity):
     assert run_id(lr, train) == identity
+
+
+def test_the_identity_of_a_command_never_changes():
+    command = Trainer(kind="command", argv=("python", "train.py", "{lr}"), values=(("dropout", 0.1), ("layers", 4.0)))
+    assert run_id(0.02, PLAIN, command) == "10ea4b128baafaf6"
+    assert run_id(0.02, PLAIN, Trainer()) == run_id(0.02, PLAIN)
