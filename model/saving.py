@@ -67,7 +67,7 @@ class Saver:
             write_checkpoint, self.folder, state, config=self.config, step=step, damaged=self._damaged
         )
         self._under_way, self._late = (step, written), False
-        why = self.settle(wait=wait or not self.policy.background)
+        why = self.settle(wait=True) if wait or not self.policy.background else ""
         self._due_at = time.monotonic() + self.policy.every_s
         return why
 

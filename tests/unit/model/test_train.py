@@ -4,12 +4,13 @@ import math
 import os
 import pickle
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -118,7 +119,11 @@ def losses(rows: list[Mapping[str, float]]) -> list[float]:
 
 
 def start(
-    folder: Path, cases: list[tuple[Path, TrainConfig, dict[str, Any], int]], **environment: str
+    folder: Path,
+    cases: list[tuple[Path, TrainConfig, dict[str, Any], int]],
+    *,
+    within: Sequence[str] = (),
+    **environment: str,
 ) -> subprocess.Popen[bytes]:
     """A process that trains the cases (checkpoints, config, execution, stop after) and writes result.jsonl."""
     folder.mkdir(exist_ok=True)
@@ -126,14 +131,14 @@ def start(
     paths = os.pathsep.join([str(Path(model.train.__file__).parent.parent), os.environ.get("PYTHONPATH", "")])
     with (folder / "stderr").open("wb") as errors:
         return subprocess.Popen(
-            [sys.executable, str(CHILD), str(folder / "cases.pickle"), str(folder / "result.jsonl")],
+            [*within, sys.executable, str(CHILD), str(folder / "cases.pickle"), str(folder / "result.jsonl")],
             env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths, **environment},
             stderr=errors,
         )
 
 
 def results(folder: Path) -> tuple[list[dict[str, Any]], list[list[dict[str, float]]]]:
-    """Outcome and rows of each case that a process finished, and the rows of the one it did not."""
+    """Outcome and rows of each case that a process finished, and the rows of the one it did not; notes are left out."""
     outcomes: list[dict[str, Any]] = []
     rows: list[list[dict[str, float]]] = [[]]
     file = folder / "result.jsonl"
@@ -141,7 +146,7 @@ def results(folder: Path) -> tuple[list[dict[str, Any]], list[list[dict[str, flo
         value = json.loads(line)
         if "row" in value:
             rows[-1].append(value["row"])
-        else:
+        elif "outcome" in value:
             outcomes.append(value["outcome"])
             rows.append([])
     return outcomes, rows
@@ -612,6 +617,55 @@ def test_ranks_look_at_the_same_steps_though_their_clocks_differ(tmp_path):
     assert first["state"] == "stopped"
     assert 4 <= first["steps"] < 60
     assert run(tmp_path / "run", config)[0].loss == pytest.approx(alone.loss, rel=1e-8)
+
+
+def test_what_rank_0_learns_of_disk_and_owner_ends_every_rank_alike(tmp_path):
+    # The first run is asked to stop, of which only rank 0 can try to write; before the second ends, it is taken over.
+    processes = []
+    for rank in range(2):
+        cases = [
+            (tmp_path / "full", small(), {}, 5 if rank == 1 else NEVER),
+            (tmp_path / "taken over", small(), {"checkpoint": CheckpointConfig(keep_final=True)}, NEVER),
+        ]
+        place = {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
+        rendezvous = f"file://{tmp_path / 'group'}"
+        trouble = {"ROOM": "15000", "MAY_WRITE": "1"}
+        processes.append(start(tmp_path / f"rank{rank}", cases, SWEEPER_INIT_METHOD=rendezvous, **place, **trouble))
+    codes = [process.wait(timeout=120) for process in processes]
+    assert codes == [0, 0], (tmp_path / "rank1" / "stderr").read_text()
+    outcomes = [results(tmp_path / f"rank{rank}")[0] for rank in range(2)]
+    assert [[(one["state"], one["steps"]) for one in rank] for rank in outcomes] == [
+        [("stopped", 5), ("stopped", 20)]
+    ] * 2
+    assert [rank[0]["reason"] for rank in outcomes] == [
+        "asked to stop at step 5 of 20; its last checkpoint could not be written (File too large): "
+        "it resumes from step 0"
+    ] * 2
+    assert [rank[1]["reason"] for rank in outcomes] == [TAKEN_OVER] * 2
+    assert not list((tmp_path / "full").iterdir())
+    assert not (tmp_path / "taken over").exists()
+
+
+def test_a_run_on_a_disk_that_is_really_full_ends_with_its_loss(tmp_path):
+    """A small filesystem in a mount namespace of its own, for which it takes root on Linux."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    # Room for two checkpoints and not for a third.
+    mount = f"mount -t tmpfs -o size={5 * checkpoint_bytes(small(), keep_final=False).one // 2} tmpfs {disk}"
+    unshare = ["unshare", "--mount", "--propagation", "private", "sh", "-c"]
+    if shutil.which("unshare") is None or subprocess.run([*unshare, mount], capture_output=True).returncode:
+        pytest.skip("a filesystem cannot be mounted here: it takes root and unshare")
+    child = start(
+        tmp_path / "child",
+        [(disk / "run", small(), {"checkpoint": ALWAYS}, NEVER)],
+        within=[*unshare, f'{mount} && exec "$0" "$@"'],
+    )
+    assert child.wait(timeout=60) == 0, (tmp_path / "child" / "stderr").read_text()
+    (outcome,), _ = results(tmp_path / "child")
+    assert outcome["loss"] == run(tmp_path / "whole", small())[0].loss
+    notes = [line for line in (tmp_path / "child" / "result.jsonl").read_text().splitlines() if "note" in line]
+    assert len(notes) == 17
+    assert all("(No space left on device); the newest one is of step 2" in note for note in notes)
 
 
 def test_a_killed_rank_is_told_from_an_error_of_the_others(tmp_path):
