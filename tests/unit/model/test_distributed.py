@@ -2,7 +2,19 @@ import pytest
 import torch
 from torch import nn
 
-from model.distributed import PeerLost, World, average_gradients, from_lead, join, share, sum_over_ranks, wait_for_all
+from model.distributed import (
+    PeerLost,
+    World,
+    add_over_ranks,
+    average_gradients,
+    exchange,
+    exchanging,
+    from_lead,
+    join,
+    share,
+    sum_over_ranks,
+    wait_for_all,
+)
 
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 
@@ -22,6 +34,8 @@ def test_a_world_of_one_starts_no_group():
         ({"WORLD_SIZE": "2"}, "describes no world"),
         ({"WORLD_SIZE": "two", "RANK": "0"}, "describes no world"),
         ({"WORLD_SIZE": "2", "RANK": "2"}, "RANK 2 is not one of the 2 ranks"),
+        ({"WORLD_SIZE": "2", "RANK": "0", "LOCAL_WORLD_SIZE": "many"}, "describes no world"),
+        ({"WORLD_SIZE": "2", "RANK": "0", "LOCAL_WORLD_SIZE": "3"}, "LOCAL_WORLD_SIZE 3 is not between 1 and WORLD"),
     ],
 )
 def test_a_half_described_world_is_refused(environment, message):
@@ -47,10 +61,12 @@ def test_a_batch_that_ranks_do_not_divide_is_refused():
 
 
 def test_alone_nothing_is_exchanged():
-    parameter = nn.Parameter(torch.ones(2))
+    parameter, values = nn.Parameter(torch.ones(2)), torch.ones(2)
     average_gradients([parameter], ALONE)
+    add_over_ranks(values, ALONE)
     wait_for_all(ALONE)
     assert parameter.grad is None
+    assert values.tolist() == [1, 1]
     assert sum_over_ranks([1.5, 2.0], ALONE) == [1.5, 2.0]
     assert from_lead("here", ALONE) == "here"
 
@@ -59,11 +75,13 @@ def test_alone_nothing_is_exchanged():
     "exchange",
     [
         lambda world: average_gradients([nn.Parameter(torch.ones(2))], world),
+        lambda world: exchange(torch.ones(2), [1, 1], [1, 1], world),
+        lambda world: add_over_ranks(torch.ones(2), world),
         lambda world: sum_over_ranks([1.0], world),
         lambda world: from_lead("here", world),
         wait_for_all,
     ],
-    ids=["average_gradients", "sum_over_ranks", "from_lead", "wait_for_all"],
+    ids=["average_gradients", "exchange", "add_over_ranks", "sum_over_ranks", "from_lead", "wait_for_all"],
 )
 @pytest.mark.parametrize(
     ("error", "raised"),
@@ -80,10 +98,31 @@ def test_only_a_failed_exchange_means_a_lost_peer(monkeypatch, exchange, error, 
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    for name in ("all_reduce", "broadcast_object_list", "barrier"):
+    for name in ("all_reduce", "all_to_all_single", "broadcast_object_list", "barrier"):
         monkeypatch.setattr(torch.distributed, name, fail)
     with pytest.raises(raised) as caught:
         exchange(World(rank=1, size=2, device=ALONE.device))
     assert type(caught.value) is raised
     if raised is PeerLost:
         assert str(caught.value).startswith("rank 1 of 2 lost another rank (connection closed by peer); look why")
+
+
+@pytest.mark.parametrize(
+    ("error", "size", "raised"),
+    [
+        (RuntimeError("[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer"), 2, PeerLost),
+        (torch.distributed.DistBackendError("NCCL communicator was aborted"), 2, PeerLost),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), 2, RuntimeError),
+        (
+            RuntimeError("[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer"),
+            1,
+            RuntimeError,
+        ),
+        (torch.OutOfMemoryError("CUDA out of memory"), 2, torch.OutOfMemoryError),
+    ],
+    ids=["gloo", "nccl", "own", "alone", "memory"],
+)
+def test_work_that_exchanges_on_its_way_keeps_its_own_errors(error, size, raised):
+    with pytest.raises(RuntimeError) as caught, exchanging(World(rank=0, size=size, device=ALONE.device)):
+        raise error
+    assert type(caught.value) is raised

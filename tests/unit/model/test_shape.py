@@ -15,6 +15,7 @@ from model.config import (
     TrainConfig,
 )
 from model.optimizer import make_optimizer
+from model.parameters import parameters
 from model.shape import activation_bytes, memory_bytes, model_shape
 from model.transformer import Transformer
 
@@ -100,3 +101,25 @@ def test_float64_needs_twice_the_memory_of_float32():
     run = train()
     double = memory_bytes(replace(run, precision="float64"), micro_batch=0, processes=1)
     assert double == 2 * memory_bytes(run, micro_batch=0, processes=1)
+
+
+def test_sharding_saves_what_is_held_and_costs_what_passes_gather():
+    run = train(depth=24)
+    whole, sharded, shared, within_two = (
+        memory_bytes(run, micro_batch=1, processes=4, **settings)
+        for settings in ({}, {"layout": "fsdp"}, {"layout": "hsdp"}, {"layout": "hsdp", "shard_processes": 2})
+    )
+    assert sharded == shared < within_two < whole
+    assert memory_bytes(run, micro_batch=1, processes=1, layout="fsdp") == memory_bytes(run, micro_batch=1, processes=1)
+
+
+def test_a_model_on_many_processes_needs_little_more_than_its_blocks_and_activations():
+    run = train()
+    table = parameters(run.model)
+    root = sum(p.size for p in table if not p.name.startswith("blocks."))
+    blocks = 4 * (2 * root + 5 * (sum(p.size for p in table) - root) // run.model.depth)
+    forward = run.model.context * activation_bytes(run.model, run.precision)
+    least = memory_bytes(run, micro_batch=1, processes=10**6, layout="fsdp")
+    # Each process still holds one row of every matrix: weight, gradient and at most two moments.
+    rows = 4 * 4 * sum(p.size // p.shape[0] for p in table)
+    assert blocks + forward < least <= blocks + forward + rows
