@@ -20,7 +20,7 @@ from sweeper.files import replacing
 from sweeper.fits.losses import Key, Losses, make_losses, plain
 from sweeper.laws.arrays import FloatArray
 from sweeper.records import RunRecord
-from sweeper.spec import RunSpec
+from sweeper.spec import RunSpec, Value
 from sweeper.typed import did_you_mean
 
 Table = pd.DataFrame
@@ -35,6 +35,9 @@ NOT_A_NUMBER = "loss not a number"
 def results(records: Iterable[RunRecord], specs: Iterable[RunSpec]) -> Table:
     """One row per run of the expansion that has a record, in the order of the expansion, with the columns of `COLUMNS`.
 
+    The axes follow, then what a command reported beside its loss; a name that is taken becomes `result.NAME`. Where a
+    command's model is not described, `width` and its companions are values of its own, or empty.
+
     Records of other expansions are left out: ask for their cells to see them.
     """
     found = {record.run_id: record for record in records}
@@ -43,14 +46,18 @@ def results(records: Iterable[RunRecord], specs: Iterable[RunSpec]) -> Table:
 
 
 def _row(record: RunRecord, spec: RunSpec) -> dict[str, object]:
-    model = spec.train.model
+    axes = dict(spec.axes)
     known: dict[str, object] = {
         field.name: getattr(record, field.name) for field in dataclasses.fields(record) if field.name in COLUMNS
     }
     # The expansion names the arm and the axes: one run may serve two arms, or be a cell of another sweep file.
-    known |= {"arm": spec.arm, "width": model.width, "depth": model.depth}
-    known |= {"top_k": model.top_k, "sparsity": model.sparsity}
-    return {name: known[name] for name in COLUMNS} | {name: v for name, v in spec.axes if name not in COLUMNS}
+    known["arm"] = spec.arm
+    described: object = spec.train.model if spec.trainer.models else None
+    own = dict(spec.trainer.values)
+    known |= {name: getattr(described, name, own.get(name)) for name in ("width", "depth", "top_k", "sparsity")}
+    row = {name: known[name] for name in COLUMNS} | {name: v for name, v in axes.items() if name not in COLUMNS}
+    extra: Mapping[str, Value] = getattr(record, "extra", {})
+    return row | {f"result.{name}" if name in row else name: value for name, value in extra.items()}
 
 
 def write_results(table: Table, folder: Path) -> Path:

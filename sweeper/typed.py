@@ -88,7 +88,14 @@ def convert(kind: Any, value: Any, where: str, *, place: Place = str) -> Any:
             raise ConfigError(f"{place(where)}: expected a list, got {value!r}")
         inner, *rest = get_args(kind)
         if isinstance(value, Mapping) and get_origin(inner) is tuple:
-            value = value.items()  # a mapping as frozen data: pairs
+            name_kind, item_kind = get_args(inner)  # a mapping as frozen data: pairs
+            return tuple(
+                (
+                    convert(name_kind, key, f"{where}.{key}", place=place),
+                    convert(item_kind, item, f"{where}.{key}", place=place),
+                )
+                for key, item in value.items()
+            )
         if rest == [Ellipsis]:
             return tuple(convert(inner, item, f"{where}[{i}]", place=place) for i, item in enumerate(value))
         items = tuple(value)

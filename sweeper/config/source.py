@@ -27,7 +27,7 @@ class Source:
         """The values that the trainer declares, by name, as composed."""
         trainer = self.values.get("trainer")
         values = trainer.get("values") if isinstance(trainer, Mapping) else None
-        return values if isinstance(values, Mapping) else {}
+        return {str(name): value for name, value in values.items()} if isinstance(values, Mapping) else {}
 
     def chooses(self, group: str) -> bool:
         """Whether an option of the group was chosen, or the sweep file sets the group's settings itself."""

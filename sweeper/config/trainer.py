@@ -22,9 +22,9 @@ _COLUMNS_OF_THE_MODEL = ("width", "depth", "top_k", "sparsity")
 
 
 def commands(source: Source) -> bool:
-    """Whether a command trains."""
+    """Whether a command trains, or is meant to: `argv` without its kind is refused by the trainer itself."""
     trainer = source.values.get("trainer")
-    return isinstance(trainer, Mapping) and trainer.get("kind") == "command"
+    return isinstance(trainer, Mapping) and (trainer.get("kind") == "command" or "argv" in trainer)
 
 
 def read_trainer(source: Source) -> Trainer:
@@ -36,10 +36,11 @@ def read_trainer(source: Source) -> Trainer:
         ConfigError: A setting of the wrong type, or a value whose name means something else already.
     """
     values = source.values.get("trainer") or {}
-    if commands(source):
+    if isinstance(values, Mapping) and values.get("kind") == "command":
         models = source.chooses("model") or any(o.path.startswith("model.") for o in source.overrides)
-        values = {"models": models} | values
-        for i, item in enumerate(values.get("argv") or ()):
+        values = {"models": models, **values}
+        argv = values.get("argv")
+        for i, item in enumerate(argv if isinstance(argv, list) else ()):
             if isinstance(item, Mapping):  # [--lr, {lr}]: braces are YAML's own
                 name = next(iter(item), "")
                 raise ConfigError(
@@ -93,7 +94,7 @@ def check_trainer(trainer: Trainer, grid: Grid, source: Source) -> None:
             if name in FACTS:
                 if name in FACTS_OF_THE_MODEL and not trainer.models:
                     raise ConfigError(
-                        f"{place}: {{{name}}} follows from the model, and the sweep chooses none; add one"
+                        f"{place}: {{{name}}} follows from the model, and the sweep chooses none; choose a model"
                     )
                 continue
             if name not in NAMES and not name.startswith(VALUES):

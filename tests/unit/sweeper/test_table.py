@@ -1,3 +1,4 @@
+import dataclasses
 import gzip
 import json
 from decimal import Decimal
@@ -19,7 +20,7 @@ from model.config import (
 )
 from sweeper.errors import ConfigError, DiskError, TableError
 from sweeper.laws.transfer import Transfer
-from sweeper.spec import RunSpec
+from sweeper.spec import RunSpec, Trainer
 from sweeper.table import (
     COLUMNS,
     distinct,
@@ -51,6 +52,15 @@ def make_spec(run_id, *, arm="base", lr=0.01, **axes):
 
 def make_record(spec, **changes):
     return run_record(spec, params=100, wall_time_s=1.5, **changes)
+
+
+def test_a_command_without_a_model_has_the_width_that_it_names_itself_and_no_depth():
+    trainer = Trainer(kind="command", argv=("x",), models=False, values=(("width", 300),))
+    spec = dataclasses.replace(make_spec("a", width=300), trainer=trainer)
+    table = results([make_record(spec)], [spec])
+    assert list(table.columns) == list(COLUMNS)
+    assert list(table.width) == [300]
+    assert table.depth.isna().all()
 
 
 def test_results_hold_one_row_per_recorded_cell_with_every_documented_column_and_axis():
