@@ -361,6 +361,11 @@ def read_records(folder: SweepFolder) -> dict[str, RunRecord]:
     return {record.run_id: record for record in read if record is not None}
 
 
+def run_names(folder: SweepFolder) -> tuple[str, ...]:
+    """The run_ids that a sweep's folder knows, of whatever grid."""
+    return _names(folder.path / "runs")
+
+
 # ── attempts ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -560,6 +565,11 @@ def renew_run(folder: SweepFolder, run_id: str) -> None:
     (folder.run(run_id) / "held.json").unlink(missing_ok=True)
     if read_attempts(folder, run_id):
         write_json(folder.run(run_id) / "retry.json", Renewed(time=time.time()))
+
+
+def read_held(folder: SweepFolder, run_id: str) -> Held | None:
+    """Why and since when a run is held; None for one that is not."""
+    return read_json(folder.run(run_id) / "held.json", Held)
 
 
 def is_held(folder: SweepFolder, run_id: str) -> bool:

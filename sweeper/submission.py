@@ -280,6 +280,11 @@ def dry_run(sweep: Sweep, plan: Plan, folder: SweepFolder) -> tuple[str, ...]:
     )
 
 
+def keeper_name(launch: LaunchFile) -> str:
+    """What the job that tends a sweep is called."""
+    return f"{launch.sweep.replace('/', '-')}-keeper"
+
+
 def submit_keeper(folder: SweepFolder) -> str:
     """Submit the one-CPU job that tends a launched sweep until every cell is terminal; SLURM's number of it.
 
@@ -291,7 +296,7 @@ def submit_keeper(folder: SweepFolder) -> str:
     launch = read_launch(folder)
     if launch is None:
         raise LaunchError(f"{folder.path}: never launched on a cluster, so there is nothing to keep")
-    name = f"{launch.sweep.replace('/', '-')}-keeper"
+    name = keeper_name(launch)
     queue = ask_queue()
     for task in queue.tasks.values():
         if task.name == name and task.life in ("queued", "alive"):
