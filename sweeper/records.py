@@ -18,7 +18,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -75,6 +75,8 @@ class RunRecord:
     """`cpu`, or the model of the GPU."""
     reason: str = ""
     """Why a run diverged."""
+    extra: Mapping[str, Value] = field(default_factory=dict)
+    """What a command that trained it reported beside these, by name."""
     # A field that is added later has a default: records of before are read for ever.
 
 
@@ -269,6 +271,8 @@ class Beat:
     """When it last got further, seconds since the epoch."""
     step_s: float = 0.0
     """Median time of a step."""
+    limit_s: float = 0.0
+    """How long it may go without a step before it counts as hung; 0 for as long as it likes."""
 
 
 class SweepFolder:

@@ -36,7 +36,7 @@ from sweeper.records import (
 )
 from sweeper.retries import Tried, next_attempt
 from sweeper.slurm import SlurmError, cancel_step, requeue
-from sweeper.watchdog import STARTUP, silence_limit
+from sweeper.watchdog import STARTUP
 
 POLL_S = 0.25
 HUNG_GRACE_S = 60.0
@@ -252,8 +252,9 @@ def hung_for(attempt: Attempt, beat: Beat | None, hang_s: float, grace_s: float 
     Its own processes notice first; what they cannot end is ended from outside, `grace_s` later.
     """
     since = max(attempt.owner.time, beat.stepped if beat else 0.0)
-    step_s = beat.step_s if beat else 0.0
-    limit = silence_limit(step_s, minimum_s=hang_s, startup_s=STARTUP * hang_s) + min(grace_s, hang_s)
+    if beat is not None and beat.limit_s == 0:
+        return 0.0  # a command that tells nobody of its steps
+    limit = (beat.limit_s if beat else STARTUP * hang_s) + min(grace_s, hang_s)
     silent_s = time.time() - since
     return silent_s if silent_s > limit else 0.0
 

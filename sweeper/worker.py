@@ -15,9 +15,9 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 from model.config import Execution
 from model.shape import model_shape
@@ -44,7 +44,7 @@ from sweeper.records import (
 )
 from sweeper.retries import halvings, smaller_micro_batch
 from sweeper.snapshot import read_snapshot, verify_snapshot
-from sweeper.spec import RunSpec
+from sweeper.spec import RunSpec, Value
 from sweeper.watchdog import STARTUP, Pace, Watchdog, silence_limit
 from sweeper.worker_entry import Stop
 
@@ -182,6 +182,11 @@ def _attempt(folder: SweepFolder, job: JobFile, place: Place, run_id: str, numbe
 
 def _end_of(error: Exception) -> End:
     """An error as the end of an attempt."""
+    from sweeper.command import CommandError
+
+    if isinstance(error, CommandError):
+        state: Literal["lost", "error"] = "lost" if error.killed else "error"
+        return End(state=state, cause="killed" if error.killed else "", reason=str(error), detail=error.detail)
     cause: Cause = ""
     if "torch" in sys.modules:
         from model.faults import fault
@@ -222,26 +227,49 @@ def _logging(path: Path) -> Iterator[None]:
 
 def _train(folder: SweepFolder, job: JobFile, place: Place, spec: RunSpec, number: int, stop: Stop) -> None:
     """Train a run to its outcome and write that down."""
+    home, leads = folder.attempt(spec.run_id, number), place.rank == 0
+    if "MASTER_ADDR" not in os.environ:
+        os.environ["SWEEPER_INIT_METHOD"] = f"file://{(home / 'rendezvous').resolve()}"
+    by_command = spec.trainer.kind == "command"
+    with (
+        (home / "metrics.jsonl" if leads else Path(os.devnull)).open("a", encoding="utf-8") as metrics,
+        _Recorder(folder, job, place, ((spec.run_id, number, metrics),), stop, by_command=by_command) as recorder,
+    ):
+        if by_command:
+            from sweeper.command import run_command
+
+            outcome: Any = run_command(
+                spec,
+                home=home,
+                run_folder=folder.run(spec.run_id),
+                attempt=number,
+                rank=place.rank,
+                world_size=place.world_size,
+                observer=recorder,
+                stop=stop,
+            )
+        else:
+            outcome = _train_ourselves(folder, job, spec, number, recorder, stop)
+    if leads:
+        _finish(folder, spec, outcome, number, place, job, stop)
+
+
+def _train_ourselves(
+    folder: SweepFolder, job: JobFile, spec: RunSpec, number: int, recorder: "_Recorder", stop: Stop
+) -> Any:
     from model import corpus
     from model.train import Member, train
 
-    home, leads = folder.attempt(spec.run_id, number), place.rank == 0
     corpus.check_fingerprint(spec.train.data, spec.train.model.vocab)
-    if "MASTER_ADDR" not in os.environ:
-        os.environ["SWEEPER_INIT_METHOD"] = f"file://{(home / 'rendezvous').resolve()}"
-    with (home / "metrics.jsonl" if leads else Path(os.devnull)).open("a", encoding="utf-8") as metrics:
-        recorder = _Recorder(folder, job, place, ((spec.run_id, number, metrics),), stop)
-        with recorder:
-            (outcome,) = train(
-                [Member(config=spec.train, checkpoints=folder.run(spec.run_id) / "checkpoint")],
-                _execution(folder, job, spec),
-                recorder,
-                stop,
-                may_write=lambda: not is_superseded(folder, spec.run_id, number),
-                alive=recorder.alive,
-            )
-    if leads:
-        _finish(folder, spec, outcome, number, place, job, stop)
+    (outcome,) = train(
+        [Member(config=spec.train, checkpoints=folder.run(spec.run_id) / "checkpoint")],
+        _execution(folder, job, spec),
+        recorder,
+        stop,
+        may_write=lambda: not is_superseded(folder, spec.run_id, number),
+        alive=recorder.alive,
+    )
+    return outcome
 
 
 def _execution(folder: SweepFolder, job: JobFile, spec: RunSpec) -> Execution:
@@ -264,19 +292,26 @@ class _Recorder:
         place: Place,
         members: Sequence[tuple[str, int, TextIO]],
         stop: Stop,
+        *,
+        by_command: bool,
     ) -> None:
         self.folder, self.members, self.leads, self.stop = folder, members, place.rank == 0, stop
+        self.by_command = by_command
         self.heartbeat_s = job.heartbeat_s
         self.standing: dict[int, Beat] = {}
         self.pace = Pace()
+        self.stepped = 0.0
         self.number_of_rank = place.rank
-        hang_s = job.cluster.hang_s if job.cluster else math.inf
-        self.watchdog = Watchdog(
-            lambda: silence_limit(self.pace.step_s, minimum_s=hang_s, startup_s=STARTUP * hang_s), self._give_up
-        )
+        self.hang_s = job.cluster.hang_s if job.cluster else math.inf
+        self.watchdog = Watchdog(self._limit_s, self._give_up)
         self.ended = threading.Event()
         self.thread = threading.Thread(target=self._beat_on, name="heartbeat", daemon=True)
         self.full = False
+
+    def _limit_s(self) -> float:
+        """How long there may be no step. A command that never told of one may take for ever."""
+        startup_s = math.inf if self.by_command else STARTUP * self.hang_s
+        return silence_limit(self.pace.step_s, minimum_s=self.hang_s, startup_s=startup_s)
 
     def __enter__(self) -> "_Recorder":
         if self.leads:
@@ -308,6 +343,9 @@ class _Recorder:
         run_id, *_ = self.members[member]
         before = self.standing.get(member)
         now = time.time()
+        if self.by_command and (before is None or step > before.step):
+            self.alive(step)
+        limit_s = self._limit_s()
         self.standing[member] = Beat(
             time=now,
             run_id=run_id,
@@ -315,8 +353,9 @@ class _Recorder:
             steps=steps,
             tokens_per_s=tokens_per_s,
             first_step=before.first_step if before else step,
-            stepped=now,
+            stepped=self.stepped or now,
             step_s=self.pace.step_s,
+            limit_s=limit_s if limit_s < math.inf else 0.0,
         )
         if before is None:
             self._beat()
@@ -327,6 +366,7 @@ class _Recorder:
 
     def alive(self, steps: int) -> None:
         """Told on every rank at every look."""
+        self.stepped = time.time()
         self.pace.at(steps)
         self.watchdog.beat()
 
@@ -364,8 +404,6 @@ class _Recorder:
 def _finish(
     folder: SweepFolder, spec: RunSpec, outcome: Any, number: int, place: Place, job: JobFile, stop: Stop
 ) -> None:
-    from model.checkpoint import delete_checkpoints
-
     if outcome.state == "stopped":
         if is_superseded(folder, spec.run_id, number):
             log.warning("another attempt took over: nothing more is written")
@@ -375,6 +413,9 @@ def _finish(
         write_end(folder, spec.run_id, number, End(state="stopped", cause=cause, reason=reason))
         return
     train, shape = spec.train, model_shape(spec.train.model)
+    by_command = spec.trainer.kind == "command"
+    told = outcome if by_command else _NothingMore()
+    described = spec.trainer.models  # a command whose model is not described here has no counts but its own
     record = RunRecord(
         run_id=spec.run_id,
         state=outcome.state,
@@ -383,11 +424,11 @@ def _finish(
         train_loss=_finite(outcome.train_loss),
         lr=spec.lr,
         lr_peak=spec.lr_peak,
-        tokens=train.tokens,
+        tokens=outcome.tokens if by_command and outcome.state == "done" else train.tokens,
         steps=outcome.steps,
-        params=shape.params,
-        params_total=shape.params_total,
-        flops=shape.flops_per_token * train.tokens,
+        params=told.params if told.params is not None else shape.params * described,
+        params_total=told.params_total if told.params_total is not None else shape.params_total * described,
+        flops=told.flops if told.flops is not None else float(shape.flops_per_token) * train.tokens * described,
         batch_tokens=train.batch_tokens,
         seed=train.seed.data,
         wall_time_s=outcome.wall_time_s,
@@ -398,10 +439,24 @@ def _finish(
         fingerprint=train.data.fingerprint,
         axes=dict(spec.axes),
         reason=outcome.reason if outcome.state == "diverged" else "",
+        extra=dict(told.extra),
     )
     _write_patiently(lambda: write_record(folder, record))
-    delete_checkpoints(folder.run(spec.run_id) / "checkpoint", keep_final=job.execution.checkpoint.keep_final)
+    if not by_command:  # a command's own files are its own
+        from model.checkpoint import delete_checkpoints
+
+        delete_checkpoints(folder.run(spec.run_id) / "checkpoint", keep_final=job.execution.checkpoint.keep_final)
     log.info("%s: loss %s after %d steps %s", outcome.state, outcome.loss, outcome.steps, outcome.reason)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _NothingMore:
+    """What our own trainer reports beside its outcome: the shape of the model says the rest."""
+
+    params: None = None
+    params_total: None = None
+    flops: None = None
+    extra: Mapping[str, Value] = field(default_factory=dict)
 
 
 def _write_patiently(write: Callable[[], None]) -> None:
