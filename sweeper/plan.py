@@ -185,10 +185,12 @@ def _jobs(by_cost: Sequence[tuple[RunSpec, PlannedRun]], cluster: Cluster) -> tu
 def _planned(spec: RunSpec, state: State, cluster: Cluster, execution: Execution, speeds: Speeds) -> PlannedRun:
     train = spec.train
     shape = model_shape(train.model)
-    flops_causal = float(shape.flops_per_token_causal) * train.tokens
+    described = spec.trainer.models  # of a command whose model is not described here nothing is known
+    flops_causal = float(shape.flops_per_token_causal) * train.tokens * described
     device_s = flops_causal / (cluster.gpu.peak_flops * cluster.gpu.mfu)
-    processes = cluster.processes or _processes(spec, device_s, cluster, execution)
+    processes = cluster.processes or (_processes(spec, device_s, cluster, execution) if described else 1)
     per_node = cluster.slurm.processes_per_node if cluster.scheduler == "slurm" else processes
+    ours = spec.trainer.kind == "builtin"  # a command's checkpoints are its own
     measured = speeds.get((shape.params_total, processes))
     disk = _checkpoints(train.model, train.optimizer.name, train.precision, train.steps, _Unseen(train), execution)
     return PlannedRun(
@@ -196,21 +198,21 @@ def _planned(spec: RunSpec, state: State, cluster: Cluster, execution: Execution
         state=state,
         arm=spec.arm,
         axes=spec.axes,
-        params=shape.params,
-        params_total=shape.params_total,
+        params=shape.params * described,
+        params_total=shape.params_total * described,
         tokens=train.tokens,
         steps=train.steps,
         lr=spec.lr,
         lr_peak=spec.lr_peak,
-        flops=float(shape.flops_per_token) * train.tokens,
+        flops=float(shape.flops_per_token) * train.tokens * described,
         flops_causal=flops_causal,
-        memory_gib=_memory_gib(spec, processes, execution, cluster),
+        memory_gib=_memory_gib(spec, processes, execution, cluster) * described,
         gpu_hours=device_s / 3600,
         processes=processes,
         nodes=-(-processes // per_node),
         time_min=_time_min(train.tokens / measured if measured else None, cluster),
-        disk_gib=disk.peak / GIB,
-        disk_final_gib=disk.kept / GIB,
+        disk_gib=disk.peak / GIB * ours,
+        disk_final_gib=disk.kept / GIB * ours,
     )
 
 

@@ -67,6 +67,8 @@ def _plan_cells(run: PlannedRun, arms: bool, names: list[str], several: bool) ->
         **({"devices": f"{run.processes}" + (f" on {run.nodes}" if run.nodes > 1 else "")} if several else {}),
         "time": duration(run.gpu_hours * 3600 / run.processes),
     }
+    if run.params == 0:  # a command whose model is not described
+        rest |= dict.fromkeys(("params", "FLOPs", "GiB", "time"), "–")
     return cells + [text for key, text in rest.items() if key not in names or key == "lr"]
 
 
