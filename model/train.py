@@ -347,6 +347,7 @@ def _save(run: _Run, progress: Progress, saver: Saver, *, last: bool) -> str:
     Returns:
         Of the last one: on every rank, what to add to the run's reason if it is not safe; else nothing.
     """
+    saver.settle(wait=True)  # before the copy: host memory holds one at a time
     state = full_state(run.model, run.optimizer, run.world)
     lost = ""
     if state is not None:
@@ -357,9 +358,9 @@ def _save(run: _Run, progress: Progress, saver: Saver, *, last: bool) -> str:
 
 
 def _save_final(run: _Run, saver: Saver) -> None:
+    saver.settle(wait=True)
     state = full_state(run.model, run.optimizer, run.world)
     if state is not None:
-        saver.settle(wait=True)
         saver.save_final(state["model"])
     from_lead("", run.world)  # no rank leaves before it is written
 
