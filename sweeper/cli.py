@@ -118,7 +118,7 @@ def plan(
     from sweeper.terminal.plan import print_plan
 
     sweep, specs, folder = open_sweep(name, overrides or [], runs)
-    notes = (*sweep.notes, *check_runs(specs, sweep.cluster))
+    notes = (*sweep.notes, *check_runs(specs, sweep.cluster, online=False))
     planned = plan_sweep(sweep, specs, folder)
     if as_json:
         typer.echo(json.dumps(plan_json(planned, notes)))
@@ -419,12 +419,17 @@ def plot(
 
 @data_app.command()
 def prepare(
-    source: Annotated[str, typer.Argument(help="python_source, or a txt, jsonl or parquet file or glob.")],
+    source: Annotated[
+        str, typer.Argument(help="python_source, a txt, jsonl or parquet file or glob, or hf:PATH as data=hf reads it.")
+    ],
     folder: Annotated[Path, typer.Argument(help="New folder for the shards.")],
     tokenizer: Annotated[str, typer.Option(help="'bytes', or the path of a tokenizers JSON file.")] = "bytes",
     column: Annotated[str, typer.Option(help="Field or column that holds the text.")] = "text",
     validation: Annotated[float, typer.Option(help="Share of the documents that is held out.")] = 0.05,
     shard_tokens: Annotated[float, typer.Option(help="Tokens of a shard.")] = 100e6,
+    subset: Annotated[str, typer.Option(help="Configuration of a dataset that has several (hf).")] = "",
+    split: Annotated[str, typer.Option(help="Split of a dataset (hf).")] = "train",
+    revision: Annotated[str, typer.Option(help="Commit of a dataset on the hub (hf).")] = "",
 ) -> None:
     """Tokenise text once and write it as memory-mapped shards (the llm.c format), for data=shards.
 
@@ -437,8 +442,11 @@ def prepare(
     named = source == "python_source"
     try:
         config = DataConfig(
-            source="python_source" if named else "text",
-            path="" if named else source,
+            source="python_source" if named else "hf" if source.startswith("hf:") else "text",
+            path="" if named else source.removeprefix("hf:"),
+            subset=subset,
+            split=split,
+            revision=revision,
             tokenizer=tokenizer,
             column=column,
             validation=validation,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from model.config import DataConfig
-from model.corpus import check_corpus, read_corpus
+from model.corpus import check_corpus, is_on_hub, read_corpus
 from sweeper.errors import ConfigError, DataError, LaunchError
 from sweeper.plan import Plan, PlannedRun, Speeds, make_plan, plan_json
 from sweeper.records import (
@@ -116,10 +116,10 @@ def measured(evidence: Mapping[str, Evidence]) -> Speeds:
     return speeds
 
 
-def check_runs(specs: Sequence[RunSpec], cluster: Cluster) -> tuple[str, ...]:
+def check_runs(specs: Sequence[RunSpec], cluster: Cluster, *, online: bool = True) -> tuple[str, ...]:
     """Refuse what could only fail in a worker; returns notes on data that are read more than once.
 
-    Every source is read once.
+    Every source is read once; unless `online`, a dataset of the Hugging Face hub is not.
 
     Raises:
         ConfigError: A batch cannot be shared out over the processes.
@@ -133,6 +133,8 @@ def check_runs(specs: Sequence[RunSpec], cluster: Cluster) -> tuple[str, ...]:
             )
     notes = []
     for (data, vocab), members in _by_source(specs).items():
+        if is_on_hub(data) and not online:
+            continue
         needs = {(spec.train.model.context, spec.train.evaluation.sequences) for spec in members}
         try:
             corpus = read_corpus(data, vocab)

@@ -30,9 +30,9 @@ BLOCK_BYTES = 1 << 16
 
 
 def is_on_hub(config: DataConfig) -> bool:
-    """Whether `data.path` names a dataset of the hub, `owner/name`, and nothing on this disk."""
-    on_hub = config.source == "hf" and HUB_NAME.fullmatch(config.path) is not None
-    return on_hub and not Path(absolute(config.path)).exists()
+    """Whether `data.path` names a dataset of the hub: `owner/name`, with a revision or where no file has the name."""
+    named = config.source == "hf" and HUB_NAME.fullmatch(config.path) is not None
+    return named and (bool(config.revision) or not Path(absolute(config.path)).exists())
 
 
 def index_folder(config: DataConfig, fingerprint: str) -> Path:
@@ -214,7 +214,10 @@ def _telling(config: DataConfig) -> Iterator[None]:
             raise
         lines = str(error).splitlines() or [type(error).__name__]
         reason = lines[0].rstrip(".")
+        if reason[1:2].islower():
+            reason = reason[0].lower() + reason[1:]
         raise ValueError(
-            f"data.path {config.path} cannot be read as a dataset ({reason[:1].lower()}{reason[1:]}); "
-            "check data.path, data.subset and data.split"
+            f"data.path {config.path} cannot be read as a dataset ({reason}); "
+            + "check data.path, data.subset and data.split"
+            + (", or prepare shards where the hub can be reached" if is_on_hub(config) else "")
         ) from error

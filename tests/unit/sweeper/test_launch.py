@@ -1,0 +1,41 @@
+from dataclasses import replace
+
+import pytest
+from builders import TINY, run_spec
+from typer.testing import CliRunner
+
+from model.config import DataConfig
+from sweeper.cli import app
+from sweeper.errors import DataError
+from sweeper.launch import check_runs
+from sweeper.spec import Cluster
+
+
+def test_a_plan_asks_the_hub_for_nothing(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("sweeper.launch.read_corpus", None)
+    spec = run_spec(data=DataConfig(source="hf", path="owner/name", revision="a" * 40, fingerprint="0" * 16))
+    assert check_runs([spec], Cluster(), online=False) == ()
+
+
+def test_a_launch_reads_the_start_of_a_stream(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    (tmp_path / "train.txt").write_text("too little\n" * 20)
+    data = DataConfig(source="hf", path=str(tmp_path), fingerprint="0" * 16)
+    spec = run_spec(data=data, model=replace(TINY, vocab=256))
+    with pytest.raises(DataError, match=r"holds out 0 validation sequences of 32 tokens"):
+        check_runs([spec], Cluster())
+
+
+def test_a_dataset_is_prepared_as_shards(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "train.txt").write_text("".join(f"line {i}\n" for i in range(200)))
+    ended = CliRunner().invoke(app, ["data", "prepare", f"hf:{tmp_path / 'd'}", str(tmp_path / "shards")])
+    assert (ended.exit_code, sorted(path.name for path in (tmp_path / "shards").iterdir())) == (
+        0,
+        ["train_000000.bin", "val_000000.bin"],
+    )
+    ended = CliRunner().invoke(
+        app, ["data", "prepare", f"hf:{tmp_path / 'd'}", str(tmp_path / "other"), "--split", "test"]
+    )
+    assert "has no split 'test', only train; set data.split" in str(ended.exception)
