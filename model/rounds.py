@@ -83,7 +83,7 @@ class Round:
         if world.size == 1:
             return [orthogonalise(update) for update in updates]
         shared = [
-            torch.split(update.flatten(0, -3).index_select(0, route.order), route.counts)
+            torch.split(update.flatten(0, -3).index_select(0, route.order), list(route.counts))
             for update, route in zip(updates, routes, strict=True)
         ]
         cut = any(route.cut for route in routes)
@@ -111,7 +111,7 @@ class Round:
         """For each stack, the rows that this rank holds of its matrices' directions, by owner."""
         ranks, here = range(self.layout.world.size), self.layout.world.rank
         of_shards = [
-            torch.split(direction, route.rows[: self.layout.shards], dim=-2)
+            torch.split(direction, list(route.rows[: self.layout.shards]), dim=-2)
             for direction, route in zip(directions, self.routes, strict=True)
         ]
         sent = [[rows[self.layout.shard_of(rank)] for rows in of_shards] for rank in ranks]
