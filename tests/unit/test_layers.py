@@ -15,7 +15,8 @@ ROWS = (
     "errors files laws expressions typed watchdog model.config model.parameters model.shape",
     "spec columns slurm records status retries fits model.corpus snapshot",
     "config grid arguments plan table",
-    "scheduler worker worker_entry supervisor command launch submission tend keeper sources terminal figures analysis",
+    "scheduler worker worker_entry supervisor command launch submission tend keeper sources merge "
+    "terminal figures analysis",
     "cli",
 )
 """From the bottom: a module imports only from its own row and the rows below."""
