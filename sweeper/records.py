@@ -16,7 +16,9 @@ import shutil
 import socket
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -31,6 +33,8 @@ from sweeper.spec import Cluster, RunSpec, Value
 from sweeper.typed import build, plain
 
 SCHEMA_VERSION = 1
+WRITERS = 16
+"""Files that are written at a time."""
 
 T = TypeVar("T")
 
@@ -340,6 +344,12 @@ def read_json(path: Path, kind: type[T]) -> T | None:
 def write_spec(folder: SweepFolder, spec: RunSpec) -> None:
     """Freeze what a run is to do. An older spec of the same identity may differ in paths: the new one replaces it."""
     write_json(folder.run(spec.run_id) / "spec.json", spec)
+
+
+def write_specs(folder: SweepFolder, specs: Iterable[RunSpec]) -> None:
+    """Freeze many runs at once: on a shared filesystem it is the waiting for each flush that takes the time."""
+    with ThreadPoolExecutor(WRITERS) as pool:
+        deque(pool.map(lambda spec: write_spec(folder, spec), specs), maxlen=0)
 
 
 def read_spec(folder: SweepFolder, run_id: str) -> RunSpec:

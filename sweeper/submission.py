@@ -24,7 +24,7 @@ from sweeper.records import (
     write_job,
     write_json,
     write_launch,
-    write_spec,
+    write_specs,
     write_submitted,
     write_text,
 )
@@ -240,9 +240,7 @@ def intent(launch: LaunchFile, array: Array, name: str, code: str) -> JobFile:
 
 def _submit(folder: SweepFolder, launch: LaunchFile, array: Array, settings: Settings) -> str:
     """Write the intent of an array and submit it; SLURM's number of it."""
-    for job in array.jobs:
-        for spec in job.runs:
-            write_spec(folder, spec)
+    write_specs(folder, (spec for job in array.jobs for spec in job.runs))
     name = f"{launch.sweep.replace('/', '-')}-{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(4).hex()}"
     file = intent(launch, array, name, launch.code)
     path = write_job(folder, file)
