@@ -417,6 +417,38 @@ def plot(
     print_figures(path for name, made in drawn.items() for path in save_figure(made, folder, name, _names(formats)))
 
 
+@app.command()
+def merge(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the sweep on the other filesystem.")],
+    name: Annotated[str, typer.Argument(help="The sweep, where its runs do not say which.")] = "",
+    runs: RunsFolder = Path("runs"),
+    checkpoints: Annotated[
+        bool, typer.Option("--checkpoints", help="Also bring the checkpoints of stopped runs, which then resume here.")
+    ] = False,
+    weights: Annotated[bool, typer.Option("--weights", help="Also bring the final weights of finished runs.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be brought; change nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Bring the runs of a sweep from another filesystem's folder into ours; a result that we have stays.
+
+    Example: sweeper merge /mnt/other/runs/quickstart --dry-run
+    """
+    from sweeper.merge import merge_runs, open_elsewhere
+    from sweeper.records import SweepFolder
+    from sweeper.slurm import ask_queue
+    from sweeper.terminal.merge import print_merge
+    from sweeper.typed import plain
+
+    there, sweep = open_elsewhere(folder, name)
+    done = merge_runs(
+        there, SweepFolder(runs, sweep), queue=ask_queue(), checkpoints=checkpoints, weights=weights, dry_run=dry_run
+    )
+    if as_json:
+        typer.echo(json.dumps({"schema_version": SCHEMA_VERSION, "counts": done.counts, **plain(done)}))
+    else:
+        print_merge(done)
+
+
 @data_app.command()
 def prepare(
     source: Annotated[
