@@ -1,8 +1,10 @@
 """What the README shows works as it says."""
 
 import math
+import os
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,14 +12,17 @@ from builders import run_record
 
 from model.shape import model_shape
 from sweeper.analysis import fit_question
+from sweeper.command import run_command
 from sweeper.config import load_sweep
 from sweeper.figures import plot_question
 from sweeper.grid import expand
+from sweeper.records import SweepFolder, write_spec
 from sweeper.table import results
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, flags=re.DOTALL)
-(EXAMPLE,) = (text for language, text in BLOCKS if language == "yaml")
+EXAMPLE, ANY_TRAINER = (text for language, text in BLOCKS if language == "yaml")
+(TRAINER,) = (text for language, text in BLOCKS if language == "python")
 PLANS = [
     shlex.split(line.removeprefix("$ "), comments=True)[2:]
     for language, text in BLOCKS
@@ -25,6 +30,14 @@ PLANS = [
     for line in text.splitlines()
     if line.removeprefix("$ ").startswith("sweeper plan") and "optimzer" not in line
 ]
+
+
+class Silent:
+    def metrics(self, _member, _row):
+        pass
+
+    def progress(self, _member, _step, _steps, _tokens_per_s):
+        pass
 
 
 @pytest.fixture(autouse=True)
@@ -71,6 +84,35 @@ def test_the_question_of_the_example_is_answered():
         ("lr_peak", "params", "adamw"),
     }
     assert set(plot_question(table, sweep.question, report)) == {"lr", "flops"}
+
+
+def test_the_trainer_of_the_example_gives_its_result_again_when_it_resumes(tmp_path, monkeypatch):
+    (tmp_path / "sweeps" / "own.yaml").write_text(ANY_TRAINER)
+    (tmp_path / "train.py").write_text(TRAINER)
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    specs = expand(load_sweep("own"))
+    assert len(specs) == 30
+    folder = SweepFolder(tmp_path, "own")
+
+    def attempt(number):
+        write_spec(folder, specs[0])
+        home = folder.attempt(specs[0].run_id, number)
+        home.mkdir(parents=True)
+        return run_command(
+            specs[0],
+            home=home,
+            run_folder=folder.run(specs[0].run_id),
+            attempt=number,
+            rank=0,
+            world_size=1,
+            observer=Silent(),
+            stop=lambda: False,
+        )
+
+    first, again = attempt(1), attempt(2)
+    assert first.state == "done"
+    assert first.extra["perplexity"] == pytest.approx(math.exp(first.loss))
+    assert again.loss == first.loss
 
 
 def test_every_link_to_a_file_leads_somewhere():
