@@ -276,6 +276,24 @@ def exclude_nodes(job_id: str, nodes: str) -> None:
     call("scontrol", "update", f"JobId={job_id}", f"ExcNodeList={nodes}")
 
 
+def node_names() -> tuple[str, ...]:
+    """The nodes of the cluster.
+
+    Raises:
+        SlurmError: The controller does not answer.
+    """
+    return tuple(dict.fromkeys(call("sinfo", "--noheader", "--Node", "--format=%N").split()))
+
+
+def host_names(expression: str) -> tuple[str, ...]:
+    """The nodes that an expression such as `n[1-3],n7` stands for, whether they exist or not.
+
+    Raises:
+        SlurmError: It is none, or scontrol is not installed.
+    """
+    return tuple(call("scontrol", "show", "hostnames", expression).split())
+
+
 LIMIT_WORDS = (
     "QOSMax",
     "QOSGrp",
