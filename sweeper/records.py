@@ -609,6 +609,8 @@ class ExcludedNode:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExcludedNodes:
     nodes: tuple[ExcludedNode, ...] = ()
+    cleared: Mapping[str, float] = field(default_factory=dict)
+    """When a person last cleared a node, seconds since the epoch: what happened there before no longer counts."""
 
 
 def read_excluded(folder: SweepFolder) -> tuple[ExcludedNode, ...]:
@@ -618,7 +620,20 @@ def read_excluded(folder: SweepFolder) -> tuple[ExcludedNode, ...]:
 
 
 def write_excluded(folder: SweepFolder, nodes: Iterable[ExcludedNode]) -> None:
-    write_json(folder.path / "exclude.json", ExcludedNodes(nodes=tuple(nodes)))
+    write_json(folder.path / "exclude.json", ExcludedNodes(nodes=tuple(nodes), cleared=read_cleared(folder)))
+
+
+def read_cleared(folder: SweepFolder) -> Mapping[str, float]:
+    """When each node that was once excluded was last cleared, seconds since the epoch."""
+    found = read_json(folder.path / "exclude.json", ExcludedNodes)
+    return found.cleared if found else {}
+
+
+def clear_excluded(folder: SweepFolder, names: Iterable[str]) -> None:
+    """Let jobs use nodes again."""
+    chosen = dict.fromkeys(names, time.time())
+    kept = tuple(node for node in read_excluded(folder) if node.node not in chosen)
+    write_json(folder.path / "exclude.json", ExcludedNodes(nodes=kept, cleared={**read_cleared(folder), **chosen}))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,6 +21,7 @@ from sweeper.records import (
     SweepFolder,
     hold_run,
     launcher_lock,
+    read_cleared,
     read_evidence,
     read_excluded,
     read_jobs,
@@ -229,7 +230,7 @@ def _exclude(
 ) -> tuple[str, ...]:
     """Exclude the nodes that failed two runs, from waiting jobs too; returns those that were excluded now."""
     before = read_excluded(folder)
-    bad = bad_nodes([seen.attempts for seen in evidence.values()])
+    bad = bad_nodes([seen.attempts for seen in evidence.values()], read_cleared(folder))
     new = {node: runs for node, runs in bad.items() if node not in {known.node for known in before}}
     if not new:
         return ()
@@ -248,16 +249,18 @@ def _exclude(
     return tuple(new)
 
 
-def bad_nodes(runs: Sequence[Sequence[Attempt]]) -> dict[str, int]:
+def bad_nodes(runs: Sequence[Sequence[Attempt]], cleared: Mapping[str, float] | None = None) -> dict[str, int]:
     """Nodes on which at least two runs died of what speaks against the node, with their number.
 
+    What a node did before it was `cleared` (seconds since the epoch) does not count.
     Never more than a third of the nodes that were used: then it is not the nodes.
     """
     failed: dict[str, int] = defaultdict(int)
     used = set()
     for attempts in runs:
         used |= {a.seat.node for a in attempts if a.seat.node}
-        for node in {a.seat.node for a in attempts if a.end is not None and a.end.cause in BAD_CAUSES and a.seat.node}:
+        against = [a for a in attempts if a.end is not None and a.end.cause in BAD_CAUSES and a.seat.node]
+        for node in {a.seat.node for a in against if a.owner.time > (cleared or {}).get(a.seat.node, 0.0)}:
             failed[node] += 1
     bad = {node: count for node, count in failed.items() if count >= BAD_NODE_RUNS}
     return bad if 3 * len(bad) <= len(used) else {}
