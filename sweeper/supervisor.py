@@ -74,6 +74,8 @@ class _Charge:
     """One run of this job."""
 
     run_id: str
+    slot: int = 0
+    """The first of its processes' places among those of a node."""
     process: subprocess.Popen[bytes] | None = None
     output: Path | None = None
     starts: int = 0
@@ -100,7 +102,7 @@ def main(job_folder: str) -> int:
         node=env.get("SLURMD_NODENAME", ""),
         step=f"{env['SLURM_JOB_ID']}.batch",
     )
-    charges = [_Charge(run_id=run_id) for run_id in job.tasks[seat.task]]
+    charges = [_Charge(run_id=r, slot=i * job.processes) for i, r in enumerate(job.tasks[seat.task])]
     watch = _Watch(folder=folder, job=job, path=path, seat=seat, signals=signals, packed=len(charges) > 1)
     while not all(charge.done for charge in charges):
         for charge in charges:
@@ -187,6 +189,7 @@ class _Watch:
             **os.environ,
             "SRUN_CPUS_PER_TASK": str(slurm.cpus_per_process),  # since 22.05 srun does not inherit it
             "SWEEPER_TURN": turn,
+            "SWEEPER_SLOT": str(charge.slot) if self.packed else "",
             # This is the first node of the allocation, where rank 0 will be.
             "MASTER_ADDR": socket.gethostname(),
             "MASTER_PORT": str(free_port()),

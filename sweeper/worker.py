@@ -115,6 +115,11 @@ def _place_in_slurm(job: JobFile) -> Place:
     rank, world_size = int(env["SLURM_PROCID"]), int(env["SLURM_NTASKS"])
     local = int(env["SLURM_LOCALID"])
     env.update(WORLD_SIZE=str(world_size), RANK=str(rank), LOCAL_WORLD_SIZE=str(job.processes // job.nodes))
+    if env.get("SWEEPER_SLOT") and job.profile.slurm.gpus_per_node:
+        # Runs that are packed onto a node all see its GPUs: each takes its own.
+        seen = env.get("CUDA_VISIBLE_DEVICES", "") or ",".join(map(str, range(job.profile.slurm.gpus_per_node)))
+        first = int(env["SWEEPER_SLOT"])
+        env["CUDA_VISIBLE_DEVICES"] = ",".join(seen.split(",")[first : first + job.processes])
     # Where SLURM binds one GPU to each task, every task sees its own as number 0.
     bound = len([gpu for gpu in env.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]) == 1
     env["LOCAL_RANK"] = "0" if bound else str(local)
