@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.cli import _same_cells
+from sweeper.cli.arguments import same_cells
 
 
 @pytest.mark.parametrize(
@@ -13,10 +13,10 @@ from sweeper.cli import _same_cells
         ("my söló sweep", [], Path("/big disk/runs"), "'my söló sweep' --runs '/big disk/runs'"),
     ],
 )
-def test_the_next_command_means_the_same_cells_in_the_same_folder(name, overrides, runs, words):
-    assert _same_cells(name, overrides, runs) == words
+def test_the_next_command_means_thesame_cells_in_the_same_folder(name, overrides, runs, words):
+    assert same_cells(name, overrides, runs) == words
 
 
 def test_a_folder_that_the_environment_names_needs_no_word(monkeypatch):
     monkeypatch.setenv("SWEEPER_RUNS", "/results")
-    assert _same_cells("quickstart", [], Path("/results")) == "quickstart"
+    assert same_cells("quickstart", [], Path("/results")) == "quickstart"

@@ -1,0 +1,46 @@
+"""Arguments and options that several commands share, each with its help; the exit codes; nothing heavy."""
+
+import os
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+SweepName = Annotated[str, typer.Argument(help="A sweep: the name of a file in sweeps/ or the path of one.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="Hydra overrides such as model.depth=4, scale=tiny or 'axes.lr=geom(5e-3,0.16,6)'."),
+]
+RunsFolder = Annotated[
+    Path, typer.Option("--runs", envvar="SWEEPER_RUNS", help="Folder that holds the results of all sweeps.")
+]
+Source = Annotated[
+    str, typer.Argument(metavar="NAME|FILE", help="A sweep, or a .csv, .tsv, .jsonl or .parquet file, one row per run.")
+]
+Lr = Annotated[str, typer.Option("--lr", help="Column of the learning rate (lr_peak, else lr).")]
+Loss = Annotated[str, typer.Option("--loss", help="Column of the loss.")]
+Map = Annotated[
+    list[str] | None, typer.Option("--map", help="Our name for a column of the file: tokens=D. May be repeated.")
+]
+By = Annotated[str, typer.Option("--by", help="Columns, by commas, whose every combination has one optimum.")]
+Per = Annotated[str, typer.Option("--per", help="Columns, by commas, that separate laws and curves, such as arm.")]
+Laws = Annotated[list[str] | None, typer.Option("--law", help='A power law: "lr_peak ~ tokens". May be repeated.')]
+Curves = Annotated[list[str] | None, typer.Option("--curve", help='A loss curve: "loss ~ flops". May be repeated.')]
+Baseline = Annotated[str, typer.Option("--baseline", help="The arm that compute leverage is measured against.")]
+Where = Annotated[str, typer.Option("--where", help="Rows to use: \"depth == 16 and state != 'failed'\".")]
+MethodName = Annotated[str, typer.Option("--method", help="Estimator of the optimum: linex, parabola or argmin.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
+
+EXIT_RUNS_FAILED = 3
+EXIT_OVER_BUDGET = 4
+EXIT_INTERRUPTED = 130
+
+
+SCHEMA_VERSION = 1
+
+
+def same_cells(name: str, overrides: list[str] | None, runs: Path) -> str:
+    """The words after a command's name that mean the same cells in the same folder, as a shell takes them."""
+    elsewhere = ["--runs", str(runs)] if runs != Path(os.environ.get("SWEEPER_RUNS", "runs")) else []
+    return shlex.join([name, *(overrides or []), *elsewhere])
