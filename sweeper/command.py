@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +25,8 @@ from sweeper.spec import RunSpec, Value
 from sweeper.typed import build, plain
 
 POLL_S = 0.1
+KILL_TIMEOUT_S = 10.0
+"""How long a killed process may take to go; one that waits for a disk cannot be hurried."""
 SHARED_POLL_S = 1.0
 """Between looks at what another node may have written: a shared filesystem is not asked ten times a second."""
 TAIL_LINES = 20
@@ -329,20 +331,38 @@ def _end_all(process: subprocess.Popen[bytes], marks: Mapping[str, str]) -> None
     found: list[psutil.Process] = []
     with suppress(psutil.Error):
         found = psutil.Process(process.pid).children(recursive=True)
+    found.extend(_marked(marks))
     _signal_group(process.pid, signal.SIGKILL)
-    for one in (*found, *_marked(marks)):
-        with suppress(psutil.Error):
-            one.kill()
+    _kill(found)
     process.wait()
 
 
 def _end_earlier_attempts(checkpoints: Path, attempt: int) -> None:
     """Kill what an earlier attempt left on this machine, so that no two write into one folder of checkpoints."""
+    left = []
     for one in _marked({"SWEEPER_CHECKPOINTS": str(checkpoints)}):
         with suppress(psutil.Error, ValueError):
             if int(one.environ().get("SWEEPER_ATTEMPT", "0")) < attempt:
                 log.warning("process %d of an earlier attempt still runs; killed", one.pid)
-                one.kill()
+                left.append(one)
+    _kill(left)
+
+
+def _kill(processes: Sequence[psutil.Process]) -> None:
+    """Kill processes and wait until they are gone, or zombies that their parents have yet to notice."""
+    for one in processes:
+        with suppress(psutil.Error):
+            one.kill()
+    deadline = time.monotonic() + KILL_TIMEOUT_S
+    while any(_lives(one) for one in processes) and time.monotonic() < deadline:
+        time.sleep(POLL_S / 10)
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
 
 
 def _marked(marks: Mapping[str, str]) -> Iterator[psutil.Process]:
@@ -373,13 +393,15 @@ class Reported:
         self.step, self.steps = 0, spec.train.steps
         self.tokens_per_step = spec.train.tokens / spec.train.steps
         self.tokens_per_s = 0.0
+        """As the command says, else measured between looks."""
         self.losses: list[tuple[int, float]] = []
         self._offset, self._rest = 0, b""
         self._first: tuple[int, float] | None = None
-        self._unread = 0
+        self._unread, self._speaks = 0, False
 
     def look(self, *, last: bool = False) -> None:
         """Pass on what was written since the last look, and a sign of life."""
+        before = self.step
         with suppress(OSError), self.path.open("rb") as file:
             file.seek(self._offset)
             new = file.read()
@@ -391,7 +413,16 @@ class Reported:
             self._take(self._rest)
             if self._unread:
                 log.warning("%s: %d lines are no JSON objects and were passed over", self.path, self._unread)
+        if self.step != before and not self._speaks:
+            self._measure(time.monotonic())
         self.observer.progress(0, self.step, self.steps, self.tokens_per_s)
+
+    def _measure(self, now: float) -> None:
+        if self._first is None or self.step < self._first[0]:
+            self._first = (self.step, now)
+        else:
+            step, then = self._first
+            self.tokens_per_s = (self.step - step) * self.tokens_per_step / (now - then)
 
     def _take(self, line: bytes) -> None:
         if not line.strip():
@@ -411,14 +442,11 @@ class Reported:
         self.observer.metrics(0, numbers)
 
     def _advance(self, step: int, numbers: Mapping[str, float]) -> None:
-        self.step, now = step, time.monotonic()
+        self.step = step
         if "loss" in numbers:
             self.losses.append((step, numbers["loss"]))
-        if self._first is None:
-            self._first = (step, now)
-        elif now > self._first[1]:
-            self.tokens_per_s = max(0.0, (step - self._first[0]) * self.tokens_per_step / (now - self._first[1]))
-        self.tokens_per_s = numbers.get("tokens_per_s", self.tokens_per_s)
+        if "tokens_per_s" in numbers:
+            self.tokens_per_s, self._speaks = numbers["tokens_per_s"], True
 
     @property
     def train_loss(self) -> float:
@@ -509,7 +537,7 @@ def _judged(ended: _Ended, spec: RunSpec, path: Path, output: Path, reported: Re
     if ended.stopped:
         how = f"killed after {spec.trainer.grace_s:g} s" if ended.killed else "ended" + _with_code(ended.code)
         return _stopped(f"asked to stop; the command was at step {reported.step} and {how}", ended, reported)
-    hint = f"write it to {{result}} (SWEEPER_RESULT) before the program ends"
+    hint = "write it to {result} (SWEEPER_RESULT) before the program ends"
     raise CommandError(f"the command ended without a result; {hint}", detail=_last_lines(output))
 
 

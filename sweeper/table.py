@@ -20,7 +20,7 @@ from sweeper.files import replacing
 from sweeper.fits.losses import Key, Losses, make_losses, plain
 from sweeper.laws.arrays import FloatArray
 from sweeper.records import RunRecord
-from sweeper.spec import RunSpec, Value
+from sweeper.spec import RunSpec
 from sweeper.typed import did_you_mean
 
 Table = pd.DataFrame
@@ -55,9 +55,10 @@ def _row(record: RunRecord, spec: RunSpec) -> dict[str, object]:
     described: object = spec.train.model if spec.trainer.models else None
     own = dict(spec.trainer.values)
     known |= {name: getattr(described, name, own.get(name)) for name in ("width", "depth", "top_k", "sparsity")}
+    if described is None:  # nothing counts what it does not report itself
+        known |= {name: known[name] or None for name in ("params", "params_total", "flops")}
     row = {name: known[name] for name in COLUMNS} | {name: v for name, v in axes.items() if name not in COLUMNS}
-    extra: Mapping[str, Value] = getattr(record, "extra", {})
-    return row | {f"result.{name}" if name in row else name: value for name, value in extra.items()}
+    return row | {f"result.{name}" if name in row else name: value for name, value in record.extra.items()}
 
 
 def write_results(table: Table, folder: Path) -> Path:

@@ -93,6 +93,10 @@ class TestResults:
         assert outcome.train_loss == pytest.approx(outcome.loss)
         assert "start at step 0" in (attempt.home() / "output.log").read_text()
 
+    def test_its_speed_is_measured_while_it_runs(self, attempt):
+        outcome = attempt(*TOY_ARGV, "--step-s", "0.05")
+        assert 0.3 < outcome.tokens_per_s / (8 * 32 / 0.05) < 1.5
+
     def test_it_may_say_what_else_a_record_holds(self, attempt):
         said = {"loss": 2.5, "tokens": 99, "params": 7, "flops": 1e9, "device": "H100", "wall_time_s": 5, "steps": 3}
         outcome = attempt(*python(WRITE.format(said)))

@@ -57,10 +57,18 @@ def make_record(spec, **changes):
 def test_a_command_without_a_model_has_the_width_that_it_names_itself_and_no_depth():
     trainer = Trainer(kind="command", argv=("x",), models=False, values=(("width", 300),))
     spec = dataclasses.replace(make_spec("a", width=300), trainer=trainer)
-    table = results([make_record(spec)], [spec])
+    record = dataclasses.replace(make_record(spec), params=0, params_total=0, flops=0.0)
+    table = results([record], [spec])
     assert list(table.columns) == list(COLUMNS)
     assert list(table.width) == [300]
-    assert table.depth.isna().all()
+    assert table[["depth", "params", "flops"]].isna().all(axis=None)
+
+
+def test_what_a_command_reports_are_columns_and_none_takes_the_name_of_another():
+    spec = make_spec("a", dropout=0.1)
+    table = results([make_record(spec, extra={"accuracy": 0.5, "lr": 9.0, "dropout": 8.0})], [spec])
+    assert list(table.columns) == [*COLUMNS, "dropout", "accuracy", "result.lr", "result.dropout"]
+    assert table.loc[0, ["lr", "dropout", "result.lr", "result.dropout"]].tolist() == [0.01, 0.1, 9.0, 8.0]
 
 
 def test_results_hold_one_row_per_recorded_cell_with_every_documented_column_and_axis():
