@@ -39,6 +39,10 @@ from sweeper.slurm import SlurmError, cancel_step, requeue
 from sweeper.watchdog import STARTUP
 
 POLL_S = 0.25
+LOOK_S = 5.0
+"""Between looks at the disk for what became of a run that goes on."""
+HELD_GRACE_S = 300.0
+"""What a cancelled run gets to write its checkpoint."""
 HUNG_GRACE_S = 60.0
 """What a hung run gets beyond its limit to end by itself, by the watchdogs of its processes."""
 TAIL_LINES = 20
@@ -83,6 +87,8 @@ class _Charge:
     done: bool = False
     told: int = 0
     """Signals passed on to its processes."""
+    held_since: float = 0.0
+    """When it was first seen to be cancelled, seconds since the epoch."""
 
 
 def main(job_folder: str) -> int:
@@ -149,9 +155,12 @@ class _Watch:
         if charge.process.poll() is not None:
             self._settle(charge, charge.process.returncode)
             charge.process = None
-        elif time.time() - charge.looked > 5.0:
+        elif time.time() - charge.looked > LOOK_S:
             charge.looked = time.time()
-            self._end_if_hung(charge, charge.process)
+            if is_held(self.folder, charge.run_id):
+                self._end_held(charge, charge.process)
+            else:
+                self._end_if_hung(charge, charge.process)
 
     def _decide(self, charge: _Charge) -> None:
         """Whether the run needs another start, now or later."""
@@ -230,6 +239,14 @@ class _Watch:
             write_end(folder, run_id, number, End(state="error", reason=reason, detail=said))
         else:
             charge.done = True
+
+    def _end_held(self, charge: _Charge, srun: "subprocess.Popen[bytes]") -> None:
+        """Let a run that a person cancelled write a checkpoint and end; kill it if it does not come to that."""
+        charge.held_since = charge.held_since or time.time()
+        if time.time() - charge.held_since < HELD_GRACE_S:
+            srun.send_signal(signal.SIGTERM)
+        else:
+            srun.kill()
 
     def _end_if_hung(self, charge: _Charge, srun: "subprocess.Popen[bytes]") -> None:
         """Kill the step of a run that makes no step any more and whose processes do not see it themselves."""
