@@ -23,6 +23,7 @@ from sweeper.records import (
     Submitted,
     SweepFolder,
     close_job,
+    is_held,
     launcher_lock,
     local_jobs,
     read_attempts,
@@ -325,7 +326,11 @@ class _Following:
             elif active.processes > 1 and active.owner.here:
                 self._end_if_broken(active)
         while self.waiting and self.free:
-            self._start(self.waiting.popleft(), self.free.pop())
+            spec = self.waiting.popleft()
+            if is_held(self.folder, spec.run_id):
+                self.ended[spec.run_id] = "cancelled"
+            else:
+                self._start(spec, self.free.pop())
         return bool(self.active or self.waiting)
 
     def _ended_elsewhere(self, active: _Active) -> bool:
@@ -369,7 +374,7 @@ class _Following:
         self.free.extend(active.slots)
         for run_id, seen in read_evidence(self.folder, active.runs).items():
             state = state_of(seen)
-            if state in FINISHED:
+            if state in FINISHED or state == "cancelled":
                 self.ended[run_id] = state
             elif state == "failed" and seen.attempts[-1].job == job:
                 self.ended[run_id] = state
