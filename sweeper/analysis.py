@@ -428,6 +428,7 @@ def _with_params(target: Mapping[str, float], specs: Sequence[RunSpec]) -> dict[
         FitError: Neither is given, no sweep knows the model, it does not fit together, or its runs differ otherwise.
     """
     asked = {name: round(target[name]) for name in ("width", "depth") if name in target}
+    specs = [spec for spec in specs if spec.trainer.models]  # a command's own model is unknown
     if not specs or not asked:
         among = " (or --width and --depth)" if specs else ""
         raise FitError(f"the law is fitted along params; say which params to predict for: --params 1e9{among}")
