@@ -126,14 +126,17 @@ def check_runs(specs: Sequence[RunSpec], cluster: Cluster, *, online: bool = Tru
         ConfigError: A batch cannot be shared out over the processes.
         DataError: A source cannot be read, its tokens do not fit the model, or it holds too little text.
     """
-    for sequences in {spec.train.batch_sequences for spec in specs}:
+    ours = [spec for spec in specs if spec.trainer.kind == "builtin"]
+    for sequences in {spec.train.batch_sequences for spec in ours}:
         if cluster.processes and sequences % cluster.processes:
             raise ConfigError(
                 f"a batch of {sequences} sequences cannot be shared out over cluster.processes {cluster.processes}; "
                 "choose a divisor, or another batch_tokens"
             )
     notes = []
-    for (data, vocab), members in _by_source(specs).items():
+    # A command reads what it likes, unless the sweep chose data for it.
+    reading = [spec for spec in specs if spec.trainer.kind == "builtin" or spec.train.data.fingerprint]
+    for (data, vocab), members in _by_source(reading).items():
         if is_on_hub(data) and not online:
             continue
         needs = {(spec.train.model.context, spec.train.evaluation.sequences) for spec in members}
@@ -184,7 +187,7 @@ def launch(
         DiskError: The folder cannot be written.
         LaunchError: Another launch of this sweep is alive, or torch is missing.
     """
-    if find_spec("torch") is None:
+    if any(spec.trainer.kind == "builtin" for spec in specs) and find_spec("torch") is None:
         raise LaunchError("training needs torch and none is installed here; pip install 'sweeper-lm[train]'")
     for note in (*sweep.notes, *check_runs(specs, sweep.cluster)):
         tell(note)

@@ -174,6 +174,11 @@ class Cluster:
                 f"cluster.processes {self.processes} exceeds the {most} of slurm.nodes {self.slurm.nodes} × "
                 f"{self.slurm.processes_per_node} per node; lower it or raise slurm.nodes",
             )
+            check(
+                self.processes <= self.slurm.processes_per_node or self.processes % self.slurm.processes_per_node == 0,
+                f"cluster.processes {self.processes} does not fill whole nodes of {self.slurm.processes_per_node}; "
+                "choose a multiple of that",
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
