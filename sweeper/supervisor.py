@@ -181,28 +181,15 @@ class _Watch:
                 self._start(charge)
 
     def _start(self, charge: _Charge) -> None:
-        seat, slurm = self.seat, self.job.profile.slurm
+        seat = self.seat
         turn = f"-{seat.task}-{seat.restarts}-{charge.starts}"
         charge.output = self.path / "output" / f"{charge.run_id}{turn}.out"
         charge.output.parent.mkdir(exist_ok=True)
         charge.starts += 1
         charge.looked = time.time()
-        per_node = self.job.processes // self.job.nodes
-        words = ["srun", "--unbuffered", "--kill-on-bad-exit=1", f"--nodes={self.job.nodes}"]
-        words += [f"--ntasks={self.job.processes}", f"--ntasks-per-node={per_node}", "--distribution=block"]
-        words += ["--overlap"] if self.packed else []
-        words += [*slurm.extra_srun, *shlex.split(slurm.container)]
-        words += [*(shlex.split(slurm.python) or [sys.executable]), "-u", "-m", "sweeper.worker_entry"]
-        words += [str(self.path), charge.run_id]
-        environment = {
-            **os.environ,
-            "SRUN_CPUS_PER_TASK": str(slurm.cpus_per_process),  # since 22.05 srun does not inherit it
-            "SWEEPER_TURN": turn,
-            "SWEEPER_SLOT": str(charge.slot) if self.packed else "",
-            # This is the first node of the allocation, where rank 0 will be.
-            "MASTER_ADDR": socket.gethostname(),
-            "MASTER_PORT": str(free_port()),
-        }
+        words = [*step_words(self.job, packed=self.packed), "sweeper.worker_entry", str(self.path), charge.run_id]
+        slot = str(charge.slot) if self.packed else ""
+        environment = {**step_environment(self.job), "SWEEPER_TURN": turn, "SWEEPER_SLOT": slot}
         with charge.output.open("ab") as output:
             charge.process = subprocess.Popen(
                 words, env=environment, stdout=output, stderr=output, stdin=subprocess.DEVNULL
@@ -264,6 +251,26 @@ class _Watch:
             except SlurmError as error:
                 print(f"the step {last.seat.step} cannot be killed: {error}")
                 srun.kill()
+
+
+def step_words(job: JobFile, *, packed: bool = False) -> list[str]:
+    """How the processes of a run are started from the batch step, up to `python -u -m`."""
+    slurm = job.profile.slurm
+    words = ["srun", "--unbuffered", "--kill-on-bad-exit=1", f"--nodes={job.nodes}"]
+    words += [f"--ntasks={job.processes}", f"--ntasks-per-node={job.processes // job.nodes}", "--distribution=block"]
+    words += ["--overlap"] if packed else []
+    words += [*slurm.extra_srun, *shlex.split(slurm.container)]
+    return [*words, *(shlex.split(slurm.python) or [sys.executable]), "-u", "-m"]
+
+
+def step_environment(job: JobFile) -> dict[str, str]:
+    """The environment of these processes; this is the first node of the allocation, where rank 0 will be."""
+    return {
+        **os.environ,
+        "SRUN_CPUS_PER_TASK": str(job.profile.slurm.cpus_per_process),  # since 22.05 srun does not inherit it
+        "MASTER_ADDR": socket.gethostname(),
+        "MASTER_PORT": str(free_port()),
+    }
 
 
 def hung_for(attempt: Attempt, beat: Beat | None, hang_s: float, grace_s: float = HUNG_GRACE_S) -> float:

@@ -53,6 +53,18 @@ def sbatch_script(job: JobFile, shape: Shape, folder: SweepFolder) -> str:
     return _script(path, command, _options(job, shape), _environment(folder, job), len(job.tasks))
 
 
+def command_script(job: JobFile, shape: Shape, path: Path, command: str, code: Path) -> str:
+    """The script of a single job that runs another command as a run of this profile would be.
+
+    Args:
+        path: Folder of its output.
+        code: What PYTHONPATH begins with.
+    """
+    options = {name: value for name, value in _options(job, shape).items() if name != "array_parallelism"}
+    environment = [f"export PYTHONPATH={_pythonpath(code)}", *_variables(job)]
+    return _script(path.resolve(), command, options, environment, None)
+
+
 def _script(path: Path, command: str, options: Mapping[str, Any], environment: Sequence[str], tasks: int | None) -> str:
     import submitit
 
@@ -124,18 +136,19 @@ def python_of(cluster: Cluster) -> str:
 
 def _environment(folder: SweepFolder, job: JobFile) -> list[str]:
     """Shell lines that set what the job's processes see: the frozen code first, then the profile's variables."""
+    return [f"export PYTHONPATH={_pythonpath(folder.code / job.code)}", *_variables(job)]
+
+
+def _variables(job: JobFile) -> list[str]:
     threads = str(job.execution.threads)
     variables = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads)
     variables |= {"PYTHONSAFEPATH": "1", **job.profile.slurm.environment}
-    return [
-        f"export PYTHONPATH={_code(folder, job.code)}",
-        *(f"export {name}={shlex.quote(value)}" for name, value in variables.items()),
-    ]
+    return [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
 
 
-def _code(folder: SweepFolder, digest: str) -> str:
-    """PYTHONPATH of a job, for a shell: the frozen code before all else."""
-    return shlex.quote(str((folder.code / digest).resolve())) + "${PYTHONPATH:+:$PYTHONPATH}"
+def _pythonpath(code: Path) -> str:
+    """PYTHONPATH of a job, for a shell: this code before all else."""
+    return shlex.quote(str(code.resolve())) + "${PYTHONPATH:+:$PYTHONPATH}"
 
 
 def keeper_script(launch: LaunchFile, folder: SweepFolder, name: str) -> str:
@@ -161,7 +174,11 @@ def keeper_script(launch: LaunchFile, folder: SweepFolder, name: str) -> str:
         "additional_parameters": more,
     }
     return _script(
-        path, command, options, [f"export PYTHONPATH={_code(folder, launch.code)}", "export PYTHONSAFEPATH=1"], None
+        path,
+        command,
+        options,
+        [f"export PYTHONPATH={_pythonpath(folder.code / launch.code)}", "export PYTHONSAFEPATH=1"],
+        None,
     )
 
 
@@ -186,12 +203,30 @@ def submit_script(script: Path, name: str) -> str:
     raise LaunchError(f"SLURM refuses the job: {said}; mend the profile (cluster.slurm.*) and launch again")
 
 
+def try_script(script: Path) -> str:
+    """What SLURM would do with a script, in its own words; nothing is submitted.
+
+    Raises:
+        SlurmError: It would refuse it, or does not answer.
+    """
+    done = _run_sbatch("--test-only", script)
+    return " ".join((done.stderr or done.stdout).split())
+
+
 def _sbatch(script: Path) -> str:
+    done = _run_sbatch("--parsable", script)
+    number = done.stdout.strip().splitlines()[-1].partition(";")[0]
+    if not number.isdigit():
+        raise SlurmError(f"sbatch timed out: its answer {done.stdout.strip()!r} holds no job number")
+    return number
+
+
+def _run_sbatch(option: str, script: Path) -> "subprocess.CompletedProcess[str]":
     # A launcher that itself runs in a job must not hand its own allocation on.
     environment = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_") or k == "SLURM_CONF"}
     try:
         done = subprocess.run(
-            ["sbatch", "--parsable", str(script)],
+            ["sbatch", option, str(script)],
             capture_output=True,
             text=True,
             timeout=SBATCH_TIMEOUT_S,
@@ -205,10 +240,7 @@ def _sbatch(script: Path) -> str:
         raise SlurmError(" ".join(said.split()) or f"sbatch did not answer within {SBATCH_TIMEOUT_S:.0f} s") from error
     if done.returncode:
         raise SlurmError(" ".join(done.stderr.split()) or f"sbatch failed with exit code {done.returncode}")
-    number = done.stdout.strip().splitlines()[-1].partition(";")[0]
-    if not number.isdigit():
-        raise SlurmError(f"sbatch timed out: its answer {done.stdout.strip()!r} holds no job number")
-    return number
+    return done
 
 
 def _looked_up(name: str, said: str) -> str:
