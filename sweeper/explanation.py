@@ -107,7 +107,9 @@ def _running(row: Row, look: Look, last: Attempt | None) -> str:
                 f"waits in its job{where} for attempt {last.number + 1}, in {row.next_at - look.time:.0f} s; "
                 f"attempt {last.number}: {last.end.reason}"
             )
-        return f"its job has started{where}: {row.reason}"
+        return f"{row.reason}{where}" + (
+            f", after attempt {last.number}: {last.end.reason}" if last and last.end else ""
+        )
     if row.silent_s:
         return (
             f"may hang{where}: no step for {row.silent_s:.0f} s, at step {row.step} of {row.steps}; "

@@ -4,6 +4,7 @@
 """
 
 import heapq
+import math
 import statistics
 import time
 from collections import Counter, defaultdict
@@ -109,10 +110,10 @@ class Look:
         return task if task is not None and task.life in ("queued", "alive") else None
 
 
-def take_look(folder: SweepFolder, run_ids: Iterable[str]) -> Look:
-    """Look at some runs of a sweep: every file once, SLURM once if the sweep has jobs there."""
+def take_look(folder: SweepFolder, run_ids: Iterable[str], *, ask: bool = True) -> Look:
+    """Look at some runs of a sweep; SLURM is asked once if the sweep has jobs there, unless it is not to be asked."""
     wanted = tuple(dict.fromkeys(run_ids))
-    queue = ask_about(folder)
+    queue = ask_about(folder) if ask else None
     evidence = read_evidence(folder, wanted, queue)
     jobs, launch = read_jobs(folder), read_launch(folder)
     beats, held, verdicts = {}, {}, {}
@@ -276,8 +277,10 @@ def _reason(run_id: str, state: State, look: Look, silent_s: float, next_at: flo
     if state == "running":
         if silent_s:
             return f"no step for {silent_s:.0f} s"
-        if holding and holding.task and holding.task.state not in ("RUNNING", "COMPLETING"):
-            return holding.task.state.lower()
+        if holding and holding.task and holding.task.state == "COMPLETING":
+            return "its job is ending"
+        if holding and holding.task and holding.task.state != "RUNNING":
+            return f"SLURM says {holding.task.state}"
         if last is None or last.end is not None:
             return f"waits for its next attempt: {ended}" if next_at else "its processes are starting"
         return ""
@@ -365,7 +368,7 @@ def overview(sweep: str, specs: Sequence[RunSpec], look: Look) -> Overview:
         states=count_states(row.state for row in once),
         tokens=sum(row.tokens for row in once),
         tokens_done=round(sum(row.tokens * row.progress for row in once)),
-        tokens_per_s=sum(row.tokens_per_s for row in once if row.state == "running"),
+        tokens_per_s=math.fsum(row.tokens_per_s for row in once if row.state == "running"),
         left_s=left_s,
         unmeasured=unmeasured,
         rows=tuple(sorted(rows, key=lambda row: ORDER.index(row.state))),
@@ -428,6 +431,26 @@ def _warnings(rows: Sequence[Row], look: Look) -> Iterable[str]:
             yield f"{row.run_id} may hang: no step for {row.silent_s:.0f} s on {row.node or 'its node'}"
     for node in look.excluded:
         yield f"no job uses {node.node}: {node.reason}"
+
+
+def next_step(seen: Overview) -> str:
+    """The command that leads on, with the run it is about where it needs one: `watch`, `why 3fa91b07`."""
+    failed = next((row for row in seen.rows if row.state == "failed"), None)
+    untended = (seen.ready > 0 or seen.waiting > 0) and not seen.keeper
+    if untended:
+        return "tend"
+    if goes_on(seen):
+        return "watch"
+    if failed is not None:
+        return f"why {failed.run_id[:8]}"
+    if seen.states.get("new") or seen.states.get("stopped"):
+        return "launch"
+    return "retry" if seen.states.get("cancelled") else "fit"
+
+
+def goes_on(seen: Overview) -> bool:
+    """Whether something may change without anybody typing: runs at work or queued, or a keeper with runs to tend."""
+    return seen.active > 0 or bool(seen.keeper and (seen.ready or seen.waiting))
 
 
 # ── the time left ──────────────────────────────────────────────────────────────────────────────────────────────────

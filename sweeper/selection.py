@@ -43,6 +43,13 @@ def with_named(specs: Sequence[RunSpec], folder: SweepFolder, runs: Iterable[str
     return (*specs, *(read_spec(folder, run_id) for run_id in others))
 
 
+def could_be_named(specs: Sequence[RunSpec], runs: Sequence[str]) -> tuple[RunSpec, ...]:
+    """The runs that beginnings of run_ids may mean, so that no others need be looked at; all if they are conditions."""
+    if not runs or not all(RUN_ID.match(word) for word in runs):
+        return tuple(specs)
+    return tuple(spec for spec in specs if spec.run_id.startswith(tuple(runs))) or tuple(specs)
+
+
 def choose(
     rows: Sequence[Row], specs: Sequence[RunSpec], runs: Iterable[str], where: str = "", *, everything: bool = False
 ) -> tuple[Row, ...]:

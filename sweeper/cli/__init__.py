@@ -11,6 +11,7 @@ import sweeper
 from sweeper.cli.analysis import fit, plot, predict
 from sweeper.cli.data import prepare
 from sweeper.cli.running import collect, launch, merge, plan
+from sweeper.cli.steering import cancel, exclude, logs, retry, status, tend, watch, why
 from sweeper.errors import SweeperError
 
 app = typer.Typer(
@@ -21,7 +22,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 data_app = typer.Typer(help="Prepare token files.", no_args_is_help=True)
-app.add_typer(data_app, name="data")
+app.add_typer(data_app, name="data", rich_help_panel="More")
 
 
 def main() -> None:
@@ -65,6 +66,13 @@ def version() -> None:
     typer.echo(sweeper.__version__)
 
 
-for _command in (plan, launch, collect, fit, predict, plot, merge, version):
-    app.command()(_command)
+PANELS = {
+    "Run": (plan, launch, status, watch, collect),
+    "See and steer": (logs, why, cancel, retry, exclude, tend, merge),
+    "Conclude": (fit, predict, plot),
+    "More": (version,),
+}
+for _panel, _commands in PANELS.items():
+    for _command in _commands:
+        app.command(rich_help_panel=_panel)(_command)
 data_app.command()(prepare)
