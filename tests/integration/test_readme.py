@@ -21,7 +21,7 @@ from sweeper.table import results
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, flags=re.DOTALL)
-EXAMPLE, ANY_TRAINER = (text for language, text in BLOCKS if language == "yaml")
+EXAMPLE, CLUSTER, ANY_TRAINER = (text for language, text in BLOCKS if language == "yaml")
 (TRAINER,) = (text for language, text in BLOCKS if language == "python")
 PLANS = [
     shlex.split(line.removeprefix("$ "), comments=True)[2:]
@@ -45,6 +45,8 @@ def folder(tmp_path, monkeypatch):
     """A folder with the README's sweep in it, as the reader's working directory."""
     (tmp_path / "sweeps").mkdir()
     (tmp_path / "sweeps" / "shape.yaml").write_text(EXAMPLE)
+    (tmp_path / "conf" / "cluster").mkdir(parents=True)
+    (tmp_path / "conf" / "cluster" / "mine.yaml").write_text(CLUSTER)
     monkeypatch.chdir(tmp_path)
 
 
