@@ -10,6 +10,7 @@ import typer
 import sweeper
 from sweeper.cli.analysis import fit, plot, predict
 from sweeper.cli.data import prepare
+from sweeper.cli.doctor import doctor
 from sweeper.cli.running import collect, launch, merge, plan
 from sweeper.cli.steering import cancel, exclude, logs, retry, status, tend, watch, why
 from sweeper.errors import SweeperError
@@ -70,7 +71,7 @@ PANELS = {
     "Run": (plan, launch, status, watch, collect),
     "See and steer": (logs, why, cancel, retry, exclude, tend, merge),
     "Conclude": (fit, predict, plot),
-    "More": (version,),
+    "More": (doctor, version),
 }
 for _panel, _commands in PANELS.items():
     for _command in _commands:

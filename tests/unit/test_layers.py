@@ -15,7 +15,7 @@ ROWS = (
     "errors files laws expressions typed watchdog model.config model.parameters model.shape",
     "spec columns slurm records status retries fits model.corpus snapshot",
     "config grid arguments plan table",
-    "scheduler worker worker_entry supervisor command launch submission tend keeper sources merge "
+    "scheduler worker worker_entry supervisor command launch submission tend keeper sources merge doctor "
     "overview selection explanation logs steering terminal figures analysis",
     "cli",
 )
