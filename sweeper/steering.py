@@ -3,7 +3,6 @@
 import getpass
 import socket
 import time
-from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -22,7 +21,6 @@ from sweeper.records import (
     launcher_lock,
     read_evidence,
     read_excluded,
-    read_jobs,
     read_record,
     read_spec,
     renew_run,
@@ -34,14 +32,13 @@ from sweeper.slurm import (
     SlurmError,
     ask_queue,
     cancel,
-    exclude_nodes,
     host_names,
     is_installed,
     node_names,
     read_settings,
 )
 from sweeper.status import FINISHED, STARTABLE, State, state_of
-from sweeper.submission import Sent, close_ended, submit_jobs
+from sweeper.submission import Sent, close_ended, submit_jobs, tell_waiting
 from sweeper.typed import did_you_mean
 
 STOP_S = 20.0
@@ -287,7 +284,7 @@ def exclude(folder: SweepFolder, expressions: Sequence[str], *, clear: bool = Fa
             why = reason or f"excluded by {getpass.getuser()}"
             new = [ExcludedNode(node=name, reason=why, time=time.time()) for name in changed]
             write_excluded(folder, [*before, *new])
-        told, error = tell_waiting(folder) if changed else (0, "")
+        told, error = tell_waiting(folder, ask_queue()) if changed else (0, "")
         return Exclusion(nodes=read_excluded(folder), changed=changed, told=told, error=error)
 
 
@@ -322,32 +319,3 @@ def _check_nodes(names: Sequence[str]) -> None:
     for name in names:
         if name not in known:
             raise SweeperError(f"the cluster has no node {name!r}; {did_you_mean(name, known)}")
-
-
-def tell_waiting(folder: SweepFolder, queue: Queue | None = None) -> tuple[int, str]:
-    """Change the nodes that waiting jobs avoid to those excluded now: how many were told, and SLURM's refusal, if any.
-
-    The nodes that the profile excludes stay excluded.
-    """
-    jobs = {name: job for name, (job, _) in read_jobs(folder).items() if job.cluster is not None}
-    if not jobs:
-        return 0, ""
-    queue = queue or ask_queue()
-    if not queue.answers:
-        return 0, queue.error
-    waiting: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for task in queue.tasks.values():
-        if task.name in jobs and task.life == "queued":
-            number, _, index = task.job_id.partition("_")
-            waiting[task.name, number].append(index)
-    told, refused = 0, ""
-    names = [node.node for node in read_excluded(folder)]
-    for (name, number), indices in waiting.items():
-        nodes = ",".join([part for part in (jobs[name].profile.slurm.exclude, *names) if part])
-        elements = f"{number}_[{','.join(sorted(indices, key=int))}]" if all(indices) else number
-        try:
-            exclude_nodes(elements, nodes)
-            told += len(indices)
-        except SlurmError as error:
-            refused = str(error)
-    return told, refused

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -29,7 +30,7 @@ from sweeper.records import (
     write_text,
 )
 from sweeper.scheduler.arrays import LimitError, Shape, UnansweredError, keeper_script, sbatch_script, submit_script
-from sweeper.slurm import Queue, Settings, SlurmError, ask_queue, read_settings, require_slurm
+from sweeper.slurm import Queue, Settings, SlurmError, ask_queue, exclude_nodes, read_settings, require_slurm
 from sweeper.snapshot import take_snapshot
 from sweeper.spec import Cluster, RunSpec, Sweep
 from sweeper.status import FINISHED, State, states
@@ -143,6 +144,32 @@ def close_ended(folder: SweepFolder, queue: Queue) -> None:
         lives = {job_life(job, submitted, index, queue) for index in range(len(job.tasks))}
         if lives == {"none"} and job.cluster is not None:
             close_job(folder.jobs / name, "SLURM no longer has it")
+
+
+def tell_waiting(folder: SweepFolder, queue: Queue) -> tuple[int, str]:
+    """Change the nodes that waiting jobs avoid to those excluded now: how many were told, and SLURM's refusal, if any.
+
+    The nodes that the profile excludes stay excluded.
+    """
+    jobs = {name: job for name, (job, _) in read_jobs(folder).items() if job.cluster is not None}
+    if not queue.answers:
+        return 0, queue.error
+    waiting: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for task in queue.tasks.values():
+        if task.name in jobs and task.life == "queued":
+            number, _, index = task.job_id.partition("_")
+            waiting[task.name, number].append(index)
+    told, refused = 0, ""
+    names = [node.node for node in read_excluded(folder)]
+    for (name, number), indices in waiting.items():
+        nodes = ",".join([part for part in (jobs[name].profile.slurm.exclude, *names) if part])
+        elements = f"{number}_[{','.join(sorted(indices, key=int))}]" if all(indices) else number
+        try:
+            exclude_nodes(elements, nodes)
+            told += len(indices)
+        except SlurmError as error:
+            refused = str(error)
+    return told, refused
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,9 +31,9 @@ from sweeper.records import (
     write_excluded,
 )
 from sweeper.retries import next_attempt
-from sweeper.slurm import Queue, Settings, SlurmError, ask_queue, cancel, exclude_nodes, read_settings, requeue
+from sweeper.slurm import Queue, Settings, SlurmError, ask_queue, cancel, read_settings, requeue
 from sweeper.status import FINISHED, STARTABLE, State, count_states, state_of
-from sweeper.submission import close_ended, submit_jobs
+from sweeper.submission import close_ended, submit_jobs, tell_waiting
 from sweeper.supervisor import give_up, hung_for, tries
 
 BAD_NODE_RUNS = 2
@@ -238,12 +238,9 @@ def _exclude(
     write_excluded(
         folder, [*before, *(ExcludedNode(node=n, reason=f"{k} runs failed there", time=now) for n, k in new.items())]
     )
-    names = ",".join([*(known.node for known in before), *new])
-    ours = {job for (job, _) in queue.tasks}
-    for task in queue.tasks.values():
-        if task.name in ours and (folder.jobs / task.name).exists() and task.life == "queued":
-            with suppress(SlurmError):
-                exclude_nodes(task.job_id, names)
+    _, refused = tell_waiting(folder, queue)
+    if refused:
+        say(f"waiting jobs were not told of the excluded nodes: {refused}")
     for node, runs in new.items():
         say(f"{node}: excluded, {runs} runs failed there")
     return tuple(new)
