@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_origin
 
 import yaml
 from hydra import compose, initialize_config_dir
@@ -132,8 +132,8 @@ def _in_hydras_grammar(override: Override, groups: Mapping[str, set[str]], chose
 def _setting(override: Override) -> str:
     """The value of a setting in Hydra's grammar: text as it stands, a number by our own grammar."""
     text = override.value
-    # A list, or a value that a trainer has not declared: as Hydra reads it.
-    if "${" in text or override.type == Value or getattr(override.type, "__origin__", None) is tuple:
+    # A list, a mapping, or a value that nothing has declared: as Hydra reads it.
+    if "${" in text or override.type == Value or get_origin(override.type) in (tuple, Mapping):
         return text
     if override.type not in (int, float, bool):
         return _quoted(text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
 from sweeper.config.keys import GRID_KEYS, SHARED_SECTIONS, SHARED_SETTINGS
 from sweeper.config.locate import conf_folders, group_options
@@ -149,6 +149,10 @@ def _meant(key: str, place: str, own: Mapping[str, Any]) -> tuple[Kind, str, Any
         return "group", key, str
     if key in SHARED_SETTINGS:
         return "setting", *SHARED_SETTINGS[key]
+    mapping, _, entry = key.rpartition(".")
+    if mapping in SHARED_SETTINGS and get_origin(SHARED_SETTINGS[mapping][1]) is Mapping:
+        path, kind = SHARED_SETTINGS[mapping]
+        return "setting", f"{path}.{entry}", get_args(kind)[1]
     if key == "trainer.argv":
         return "setting", key, tuple[str, ...]
     if head in SHARED_SECTIONS:

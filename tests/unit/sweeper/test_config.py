@@ -523,3 +523,15 @@ class TestErrors:
     def test_unreadable_data_are_a_data_error(self):
         with pytest.raises(DataError, match=r"^override 'data=text': .*missing\.txt"):
             loaded("", "data=text", "data.path=missing.txt")
+
+
+@pytest.mark.parametrize(
+    "word", ["cluster.slurm.environment={NCCL_DEBUG: INFO}", "cluster.slurm.environment.NCCL_DEBUG=INFO"]
+)
+def test_a_setting_of_many_names_is_given_whole_or_name_by_name(word):
+    assert load_sweep("quickstart", [word]).cluster.slurm.environment == {"NCCL_DEBUG": "INFO"}
+
+
+def test_an_option_of_sbatch_keeps_its_type():
+    words = ["cluster.slurm.extra_sbatch.mail-type=FAIL", "cluster.slurm.extra_sbatch.nice=3"]
+    assert load_sweep("quickstart", words).cluster.slurm.extra_sbatch == {"mail-type": "FAIL", "nice": 3}
