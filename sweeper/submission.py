@@ -152,6 +152,8 @@ def tell_waiting(folder: SweepFolder, queue: Queue) -> tuple[int, str]:
     The nodes that the profile excludes stay excluded.
     """
     jobs = {name: job for name, (job, _) in read_jobs(folder).items() if job.cluster is not None}
+    if not jobs:
+        return 0, ""
     if not queue.answers:
         return 0, queue.error
     waiting: dict[tuple[str, str], list[str]] = defaultdict(list)

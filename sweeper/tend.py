@@ -80,7 +80,8 @@ def tend(folder: SweepFolder) -> Cycle:
             settings = read_settings()
         except SlurmError as error:
             raise SweeperError(f"SLURM does not answer ({error}); nothing was done: tend again later") from error
-        queue = ask_queue(settings=settings)
+        since = {name: job.time for name, (job, _) in read_jobs(folder).items() if job.cluster is not None}
+        queue = ask_queue(since, settings=settings, since=min(since.values(), default=None))
         if not queue.answers:
             raise SweeperError(f"SLURM does not answer ({queue.error}); nothing was done: tend again later")
         said: list[str] = []
