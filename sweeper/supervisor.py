@@ -188,7 +188,8 @@ class _Watch:
         charge.starts += 1
         charge.looked = time.time()
         words = [*step_words(self.job, packed=self.packed), "sweeper.worker_entry", str(self.path), charge.run_id]
-        slot = str(charge.slot) if self.packed else ""
+        # Where SLURM knows of no GPUs to hand out, a run takes those of its place on the node.
+        slot = str(charge.slot) if self.packed and self.job.profile.slurm.gpu_request == "none" else ""
         environment = {**step_environment(self.job), "SWEEPER_TURN": turn, "SWEEPER_SLOT": slot}
         with charge.output.open("ab") as output:
             charge.process = subprocess.Popen(
@@ -258,9 +259,21 @@ def step_words(job: JobFile, *, packed: bool = False) -> list[str]:
     slurm = job.profile.slurm
     words = ["srun", "--unbuffered", "--kill-on-bad-exit=1", f"--nodes={job.nodes}"]
     words += [f"--ntasks={job.processes}", f"--ntasks-per-node={job.processes // job.nodes}", "--distribution=block"]
-    words += ["--overlap"] if packed else []
+    words += _share_of_node(job) if packed else []
     words += [*slurm.extra_srun, *shlex.split(slurm.container)]
     return [*words, *(shlex.split(slurm.python) or [sys.executable]), "-u", "-m"]
+
+
+def _share_of_node(job: JobFile) -> list[str]:
+    """What one run takes of a node that several share: CPUs and GPUs of its own, and memory that none reserves.
+
+    Steps that merely overlap all get the first CPUs of the job, and every GPU.
+    """
+    slurm, words = job.profile.slurm, ["--exact", "--mem=0"]
+    if slurm.gpus_per_node == 0 or slurm.gpu_request == "none":
+        return words
+    each = job.processes // job.nodes
+    return [*words, f"--gres=gpu:{each}" if slurm.gpu_request == "gres" else f"--gpus-per-node={each}"]
 
 
 def step_environment(job: JobFile) -> dict[str, str]:

@@ -157,6 +157,7 @@ def slurm_cluster(
     *,
     gpus: int = 0,
     settings: Mapping[str, str | int] | None = None,
+    grace_s: int = 0,
     disk_mib: int = 8,
 ) -> Iterator[SlurmCluster]:
     """A cluster of `nodes` nodes of `cpus` CPUs each (more than there really are: SLURM is told to believe it).
@@ -166,6 +167,7 @@ def slurm_cluster(
     Args:
         gpus: Of each node; device files that compute nothing.
         settings: Lines of slurm.conf that differ from ours.
+        grace_s: What a job gets between the signal that it is preempted and its end.
         disk_mib: Size of `SlurmCluster.disk`.
     """
     root = Path(tempfile.mkdtemp(prefix="sl", dir="/tmp"))  # short, and private
@@ -179,7 +181,9 @@ def slurm_cluster(
         stack.callback(subprocess.run, ["umount", "--lazy", str(cluster.disk)], check=False)
         stack.callback(_stop, cluster)
         _start_munge(cluster)
-        (root / "slurm.conf").write_text(_configuration(root, names, cpus, max_array_size, gpus, settings or {}))
+        (root / "slurm.conf").write_text(
+            _configuration(root, names, cpus, max_array_size, gpus, settings or {}, grace_s)
+        )
         (root / "hosts").write_text(f"127.0.0.1 localhost {socket.gethostname()} {' '.join(names)}\n")
         if gpus:
             for number in range(gpus):
@@ -217,7 +221,13 @@ def _stop(cluster: SlurmCluster) -> None:
 
 
 def _configuration(
-    root: Path, names: Sequence[str], cpus: int, max_array_size: int, gpus: int, settings: Mapping[str, str | int]
+    root: Path,
+    names: Sequence[str],
+    cpus: int,
+    max_array_size: int,
+    gpus: int,
+    settings: Mapping[str, str | int],
+    grace_s: int,
 ) -> str:
     host = socket.gethostname().split(".")[0]
     controller, *ports = _free_ports(1 + len(names))
@@ -268,7 +278,7 @@ def _configuration(
     return f"""\
 {lines}
 {nodes}
-PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1
+PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime={grace_s}
 PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=2 PreemptMode=OFF
 """
 
