@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,12 @@ from sweeper.slurm import SlurmError, cancel_step, requeue
 from sweeper.watchdog import STARTUP
 
 POLL_S = 0.25
+PASSED_ON: Mapping[int, signal.Signals] = {
+    signal.SIGTERM: signal.SIGUSR1,  # a SIGTERM srun keeps to itself, and kills its processes at once
+    signal.SIGUSR1: signal.SIGUSR2,
+    signal.SIGUSR2: signal.SIGUSR2,
+}
+"""What srun is sent for what came from SLURM: SIGUSR2 where the job will be requeued."""
 LOOK_S = 5.0
 """Between looks at the disk for what became of a run that goes on."""
 HELD_GRACE_S = 300.0
@@ -197,9 +203,9 @@ class _Watch:
             )
 
     def _pass_signals_on(self, charge: _Charge, srun: "subprocess.Popen[bytes]") -> None:
-        """srun hands each signal to its processes, which write a checkpoint and end."""
+        """srun hands these signals to its processes, which write a checkpoint and end."""
         for number in self.signals.received[charge.told :]:
-            srun.send_signal(number)
+            srun.send_signal(PASSED_ON[number])
             charge.told += 1
 
     def _ours(self, attempt: Attempt) -> bool:
@@ -232,7 +238,7 @@ class _Watch:
         """Let a run that a person cancelled write a checkpoint and end; kill it if it does not come to that."""
         charge.held_since = charge.held_since or time.time()
         if time.time() - charge.held_since < HELD_GRACE_S:
-            srun.send_signal(signal.SIGTERM)
+            srun.send_signal(PASSED_ON[signal.SIGTERM])
         else:
             srun.kill()
 

@@ -413,7 +413,7 @@ def _finish(
         if is_superseded(folder, spec.run_id, number):
             log.warning("another attempt took over: nothing more is written")
             return
-        cause: Cause = "time" if stop.received in (signal.SIGUSR1, signal.SIGUSR2) else "signal"
+        cause: Cause = "time" if stop.received == signal.SIGUSR2 else "signal"
         reason = outcome.reason or f"stopped at step {outcome.steps}"
         write_end(folder, spec.run_id, number, End(state="stopped", cause=cause, reason=reason))
         return

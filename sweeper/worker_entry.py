@@ -15,7 +15,7 @@ class Stop:
 
     def __init__(self) -> None:
         self.received = 0
-        """The number of the signal; the one that asks for a requeue outlasts a SIGTERM that follows it."""
+        """The number of the first signal: SIGUSR2 where the time limit is near, SIGTERM or SIGUSR1 else."""
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, self._note)
 
