@@ -429,9 +429,19 @@ def claim_attempt(folder: SweepFolder, run_id: str, seat: Seat) -> int | None:
 
 def _over(folder: SweepFolder, run_id: str, attempt: Attempt, seat: Seat) -> bool:
     """Whether an attempt without an end is none any more, to one who claims from `seat`."""
-    before = attempt.seat
-    requeued = (before.job, before.task) == (seat.job, seat.task) and before.restarts < seat.restarts
-    return requeued or is_lost(folder, run_id, attempt)
+    return is_requeued(attempt.seat, seat) or is_lost(folder, run_id, attempt)
+
+
+def is_requeued(before: Seat, now: Seat) -> bool:
+    """Whether a seat is that of a job before SLURM put it back into the queue, as seen from the job after that."""
+    return (before.job, before.task) == (now.job, now.task) and before.restarts < now.restarts
+
+
+def requeued_end(attempt: Attempt) -> End:
+    """The end of an attempt that left none when SLURM put its job back into the queue."""
+    where = f" on {attempt.seat.node}" if attempt.seat.node else ""
+    reason = f"SLURM put its job{where} back into the queue before it could say how it ended"
+    return End(state="lost", cause="signal", reason=reason)
 
 
 def is_superseded(folder: SweepFolder, run_id: str, number: int) -> bool:

@@ -262,6 +262,15 @@ def cancel(job_ids: Iterable[str]) -> None:
         call("scancel", *chosen[first : first + 500])
 
 
+def is_preempted(job_id: str) -> bool:
+    """Whether SLURM is about to end a job in favour of another; False where it does not say."""
+    try:
+        time_of = call("squeue", "--noheader", f"--jobs={job_id}", "-O", "PreemptTime:32").strip()
+    except SlurmError:
+        return False
+    return time_of not in ("", "N/A", "None")
+
+
 def cancel_step(step: str) -> None:
     """Kill a step (`123.0`) of a running job."""
     call("scancel", "--signal=KILL", step)

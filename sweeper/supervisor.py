@@ -3,9 +3,10 @@
 `python -m sweeper.supervisor JOB` takes the place of the batch script's shell, so that all signals of SLURM reach it:
 SIGUSR2 (and SIGUSR1) say that the time limit is near, after which the job requeues itself; SIGTERM says that the job is
 ended by someone else, who decides what comes next. What it knows lies on the disk: an attempt without an end whose
-processes are gone is given one here, and `retries.next_attempt` judges them.
+processes are gone is given one here, and `retries.next_attempt` judges them. A disk that takes nothing is waited for.
 """
 
+import errno
 import os
 import shlex
 import signal
@@ -14,10 +15,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from sweeper.errors import DiskError
 from sweeper.records import (
     Attempt,
     Beat,
@@ -29,13 +32,16 @@ from sweeper.records import (
     counted_attempts,
     is_closed,
     is_held,
+    is_requeued,
+    read_attempts,
     read_beat,
     read_job,
     read_record,
+    requeued_end,
     write_end,
 )
 from sweeper.retries import Tried, next_attempt
-from sweeper.slurm import SlurmError, cancel_step, requeue
+from sweeper.slurm import SlurmError, cancel_step, is_preempted, requeue
 from sweeper.watchdog import STARTUP
 
 POLL_S = 0.25
@@ -51,6 +57,12 @@ HELD_GRACE_S = 300.0
 """What a cancelled run gets to write its checkpoint."""
 HUNG_GRACE_S = 60.0
 """What a hung run gets beyond its limit to end by itself, by the watchdogs of its processes."""
+REQUEUE_S = 60.0
+"""How long SLURM may take to end a job that it requeues."""
+DISK_S = 5.0
+"""Between tries to write to a disk that takes nothing."""
+DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EROFS})
+DISK_WORDS = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT))
 TAIL_LINES = 20
 MEMORY_WORDS = ("oom-kill", "oom_kill", "Out Of Memory", "OUT_OF_MEMORY")
 """How SLURM says in a step's output that the kernel took its memory back."""
@@ -95,6 +107,8 @@ class _Charge:
     """Signals passed on to its processes."""
     held_since: float = 0.0
     """When it was first seen to be cancelled, seconds since the epoch."""
+    stopped: bool = False
+    """Whether its processes were asked to end by somebody who did not ask this one."""
 
 
 def main(job_folder: str) -> int:
@@ -102,7 +116,7 @@ def main(job_folder: str) -> int:
     path = Path(job_folder)
     signals = Signals()
     if is_closed(path):
-        print(f"{path.name} was given up before it started: nothing to do")
+        say(f"{path.name} was given up before it started: nothing to do")
         return 0
     folder = SweepFolder(path.parent.parent.parent, path.parent.parent.name)
     job = read_job(path)
@@ -116,28 +130,64 @@ def main(job_folder: str) -> int:
     )
     charges = [_Charge(run_id=r, slot=i * job.processes) for i, r in enumerate(job.tasks[seat.task])]
     watch = _Watch(folder=folder, job=job, path=path, seat=seat, signals=signals, packed=len(charges) > 1)
+    patience = _Patience()
     while not all(charge.done for charge in charges):
         for charge in charges:
             if not charge.done:
-                watch.look_after(charge)
-        time.sleep(POLL_S)
+                with patience:
+                    watch.look_after(charge)
+        time.sleep(patience.wait_s)
     left = [c.run_id for c in charges if read_record(folder, c.run_id) is None]
     if left and signals.requeues and not all(is_held(folder, run_id) for run_id in left):
-        return _requeue(env)
+        return _requeue(signals)
     return 1 if left else 0
 
 
-def _requeue(env: Any) -> int:
-    number = env.get("SLURM_ARRAY_JOB_ID")
-    me = f"{number}_{env['SLURM_ARRAY_TASK_ID']}" if number else env["SLURM_JOB_ID"]
-    print(f"time is up: requeueing {me}")
+def _requeue(signals: Signals) -> int:
+    me = own_job(os.environ)
+    say(f"time is up: requeueing {me}")
     try:
         requeue(me)
     except SlurmError as error:
-        print(f"this cluster does not requeue ({error}); `sweeper tend` or the next launch resubmits")
+        say(f"this cluster does not requeue ({error}); `sweeper tend` or the next launch resubmits")
         return 1
-    time.sleep(60)  # SLURM ends this job now
+    until = time.monotonic() + REQUEUE_S
+    while signal.SIGTERM not in signals.received and time.monotonic() < until:
+        time.sleep(POLL_S)  # SLURM ends this job now
     return 1
+
+
+def own_job(environment: Mapping[str, str]) -> str:
+    """This job as scontrol takes it.
+
+    >>> own_job({"SLURM_JOB_ID": "8", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "0"})
+    '7_0'
+    """
+    array = environment.get("SLURM_ARRAY_JOB_ID")
+    return f"{array}_{environment['SLURM_ARRAY_TASK_ID']}" if array else environment["SLURM_JOB_ID"]
+
+
+def say(sentence: str) -> None:
+    """A line in the job's output, if that can be written."""
+    with suppress(OSError):
+        print(f"{time.strftime('%F %T')} {sentence}", flush=True)
+
+
+class _Patience:
+    """Goes on after errors of a disk that is full or away: what they kept from being done is done at a later look."""
+
+    def __init__(self) -> None:
+        self.wait_s = POLL_S
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> bool:
+        passes = isinstance(error, DiskError) or (isinstance(error, OSError) and error.errno in DISK_ERRORS)
+        if passes and self.wait_s == POLL_S:
+            say(f"waiting for the disk: {error}")
+        self.wait_s = DISK_S if passes else POLL_S
+        return passes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,6 +224,9 @@ class _Watch:
         if self.signals.stops or read_record(folder, run_id) is not None or is_held(folder, run_id):
             charge.done = True
             return
+        if charge.stopped and self._is_preempted(charge):
+            return
+        end_before(folder, run_id, self.seat)
         tried = tries(folder, run_id)
         verdict = next_attempt(tried, self.job.profile)
         if verdict.action == "give up":
@@ -185,6 +238,16 @@ class _Watch:
                 charge.done = True  # another job works on it
             else:
                 self._start(charge)
+
+    def _is_preempted(self, charge: _Charge) -> bool:
+        """Whether the processes ended because the job will: its steps learn of that earlier than the job itself.
+
+        What started now would be killed in the midst of it. SLURM is asked every few seconds.
+        """
+        if time.time() - charge.looked > LOOK_S:
+            charge.looked = time.time()
+            charge.stopped = is_preempted(os.environ["SLURM_JOB_ID"])
+        return charge.stopped
 
     def _start(self, charge: _Charge) -> None:
         seat = self.seat
@@ -223,6 +286,11 @@ class _Watch:
         if last is not None and self._ours(last) and last.owner.time > self.began:
             if last.end is None:
                 write_end(folder, run_id, last.number, silent_end(code, said))
+                if code < 0:  # srun itself was killed: its processes may live on, and keep their CPUs and GPUs
+                    with suppress(SlurmError):
+                        cancel_step(last.seat.step)
+            charge.stopped = last.end is not None and last.end.cause == "signal" and not self.signals.stops
+            charge.looked = 0.0
             return
         if self.signals.stops:
             return
@@ -256,7 +324,7 @@ class _Watch:
             try:
                 cancel_step(last.seat.step)
             except SlurmError as error:
-                print(f"the step {last.seat.step} cannot be killed: {error}")
+                say(f"the step {last.seat.step} cannot be killed: {error}")
                 srun.kill()
 
 
@@ -310,6 +378,13 @@ def tries(folder: SweepFolder, run_id: str) -> Tried:
     return [(a, read_beat(folder, run_id, a.number)) for a in counted_attempts(folder, run_id)]
 
 
+def end_before(folder: SweepFolder, run_id: str, seat: Seat) -> None:
+    """Give an end to what this job attempted before SLURM put it back into the queue, if it left none."""
+    attempts = read_attempts(folder, run_id)
+    if attempts and attempts[-1].end is None and is_requeued(attempts[-1].seat, seat):
+        write_end(folder, run_id, attempts[-1].number, requeued_end(attempts[-1]))
+
+
 def give_up(folder: SweepFolder, run_id: str, tried: Tried, reason: str) -> None:
     """Make the last end of a run that is not tried again an error, so that it counts as failed."""
     last, _ = tried[-1]
@@ -319,6 +394,8 @@ def give_up(folder: SweepFolder, run_id: str, tried: Tried, reason: str) -> None
 
 def silent_end(code: int, said: str) -> End:
     """The end of an attempt whose processes ended without writing one."""
+    if any(word in said for word in DISK_WORDS):
+        return End(state="lost", cause="disk", reason="it ended when its disk took no more", detail=said)
     if any(word in said for word in MEMORY_WORDS):
         return End(state="lost", cause="memory", reason="the kernel killed it for its memory", detail=said)
     return End(state="lost", cause="killed", reason=f"it ended without a word ({described(code)})", detail=said)
