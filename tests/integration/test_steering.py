@@ -1,0 +1,170 @@
+"""Commands that show and steer a sweep, as a person meets them; SLURM is a set of commands that answer from files."""
+
+import json
+import os
+import sys
+import time
+from dataclasses import dataclass
+
+import pytest
+from builders import run_record
+from fake_slurm import fake_slurm, path_with
+
+from sweeper.cli import main
+from sweeper.config import load_sweep
+from sweeper.grid import expand
+from sweeper.records import (
+    End,
+    JobFile,
+    LaunchFile,
+    Seat,
+    Submitted,
+    SweepFolder,
+    owner_of,
+    write_end,
+    write_job,
+    write_json,
+    write_launch,
+    write_record,
+    write_spec,
+    write_submitted,
+)
+
+SWEEP = """
+defaults: [{model: tiny}, {optimizer: muonh}, {transfer: none}, {data: synthetic}, {cluster: local},
+           {schedule: linear}, {evaluation: quick}, _self_]
+lr: 0.1
+tokens: 4096
+batch_tokens: 1024
+axes:
+  lr: [0.1, 0.2, 0.4]
+cluster:
+  scheduler: slurm
+  slurm: {gpus_per_node: 0}
+"""
+JOB = "toy-1"
+
+
+@pytest.fixture
+def scene(tmp_path, monkeypatch):
+    """A launched sweep of three runs: the first done, the second failed, the third queued."""
+    slurm = fake_slurm(tmp_path / "slurm")
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps" / "toy.yaml").write_text(SWEEP)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", path_with(slurm))
+    sweep = load_sweep("toy")
+    specs, folder = expand(sweep), SweepFolder(tmp_path / "runs", "toy")
+    for spec in specs:
+        write_spec(folder, spec)
+    write_record(folder, run_record(specs[0]))
+    failed = specs[1].run_id
+    seat = Seat(job=JOB, task=1, node="n1", step="7.0")
+    write_json(folder.attempt(failed, 1) / "owner.json", {"owner": owner_of(os.getpid()), "seat": seat})
+    (folder.attempt(failed, 1) / "log").write_text("first line\nValueError: boom\n")
+    write_end(folder, failed, 1, End(state="error", reason="ValueError: boom", detail="Traceback:\nValueError: boom"))
+    runs = tuple(spec.run_id for spec in specs)
+    launched = LaunchFile(sweep="toy", runs=runs, cluster=sweep.cluster, execution=sweep.execution, code="c")
+    write_launch(folder, launched)
+    job = JobFile(
+        job=JOB,
+        tasks=tuple((run_id,) for run_id in runs),
+        code="c",
+        processes=1,
+        heartbeat_s=60,
+        execution=sweep.execution,
+        cluster=sweep.cluster,
+    )
+    write_submitted(write_job(folder, job), Submitted(cluster="toy", job_id="7", time=time.time() - 1000))
+    slurm.queue({JOB: ("COMPLETED", "FAILED", "PENDING")}, reason="Resources")
+    return slurm
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def sweeper(scene, monkeypatch, capsys):
+    """Run a command in this process: what is imported stays imported."""
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["sweeper", *words])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main()
+        return Done(int(end.value.code or 0), *capsys.readouterr())
+
+    return run
+
+
+def test_status_shows_what_matters_and_exits_with_3_if_runs_failed(scene, sweeper):
+    done = sweeper("status", "toy")
+    assert done.returncode == 3, done.stderr
+    assert "3 runs (1 queued, 1 failed, 1 done)" in done.stdout
+    assert "ValueError: boom" in done.stdout
+    assert "Resources" in done.stdout
+    assert done.stdout.splitlines()[-1] == "next: sweeper watch toy"
+
+
+def test_status_prints_one_object_for_programs(scene, sweeper):
+    found = json.loads(sweeper("status", "toy", "--json").stdout)
+    assert found["states"] == {"queued": 1, "failed": 1, "done": 1}
+    assert [row["state"] for row in found["rows"]] == ["failed", "queued", "done"]
+    assert found["next"] == "sweeper watch toy"
+
+
+def test_why_is_one_sentence_and_the_tracebacks_last_lines(scene, sweeper):
+    done = sweeper("why", "toy", "lr == 0.2")
+    assert "attempt 1 on n1 failed: ValueError: boom" in done.stdout
+    assert done.stdout.endswith("Traceback:\nValueError: boom\n")
+
+
+def test_logs_are_those_of_the_last_attempt(scene, sweeper):
+    assert sweeper("logs", "toy", "lr == 0.2").stdout == "first line\nValueError: boom\n"
+
+
+def test_a_run_without_a_log_says_so(scene, sweeper):
+    done = sweeper("logs", "toy", "lr == 0.4")
+    assert done.returncode == 2
+    assert "has not printed anything yet" in done.stderr
+
+
+def test_cancel_wants_to_know_which_runs(scene, sweeper):
+    done = sweeper("cancel", "toy")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--where CONDITION" in done.stderr
+
+
+def test_what_was_cancelled_is_taken_up_again_by_retry(scene, sweeper):
+    assert "1 run cancelled" in sweeper("cancel", "toy", "--where", "state == 'queued'").stdout
+    assert scene.calls("scancel") == ["7_2"]
+    scene.queue({JOB: ("COMPLETED", "FAILED", "CANCELLED")})
+    assert "cancelled by" in sweeper("status", "toy").stdout
+    done = sweeper("retry", "toy")
+    assert "2 runs submitted again (jobs 99)" in done.stdout, done.stderr
+
+
+def test_a_cycle_of_tending_says_where_the_sweep_stands(scene, sweeper):
+    done = sweeper("tend", "toy")
+    assert done.returncode == 3, done.stderr
+    assert "toy: 1 queued, 1 failed, 1 done, 1 wait (the first for" in done.stdout
+
+
+def test_watching_ends_when_nobody_is_at_work(scene, sweeper):
+    scene.queue({JOB: ("COMPLETED", "FAILED", "FAILED")})
+    done = sweeper("watch", "toy", "--every", "0.5")
+    assert done.returncode == 3, done.stderr
+    assert "toy: 1 new, 1 failed, 1 done" in done.stdout
+
+
+def test_a_controller_that_is_silent_is_a_warning_of_status_and_an_error_of_tend(scene, sweeper):
+    scene.fall_silent()
+    done = sweeper("status", "toy")
+    assert "2 unknown, 1 done" in done.stdout
+    assert "none is taken for dead" in done.stdout
+    done = sweeper("tend", "toy")
+    assert (done.returncode, "SLURM does not answer" in done.stderr) == (2, True)
