@@ -28,5 +28,6 @@ def load_cluster(overrides: Sequence[str] = ()) -> Cluster:
         file = Path(folder) / "cluster_alone.yaml"  # Hydra composes files
         file.write_text("defaults:\n  - cluster: local\n  - _self_\n")
         with composer(file) as composed:
-            source = composed(given)
+            plain = composed(())  # so that the composer knows which groups are chosen already
+            source = composed(given) if given else plain
     return build(Cluster, source.values.get("cluster") or {}, "cluster", place=source.place)

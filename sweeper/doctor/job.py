@@ -128,7 +128,8 @@ class _Watch:
             if found is not None or time.monotonic() > deadline:
                 return found
             if self.gone:  # what it wrote may still be on its way
-                deadline = min(deadline, time.monotonic() + UNSEEN_S)
+                arrived = any(path.stat().st_size for path in self.scratch.glob("*.out"))
+                deadline = min(deadline, time.monotonic() + (ASK_S if arrived else UNSEEN_S))
             else:
                 self.look(every_s=ASK_S)
             any(self.scratch.iterdir())  # makes a network filesystem look anew
@@ -203,15 +204,14 @@ def _never_seen(watch: _Watch, cluster: Cluster, number: str, wait_s: float) -> 
             says = f"job {number} runs on {task.nodes}, but nothing that it writes is seen here"
             return problem("job", "start", says, remedy, state)
         remedy = "wait longer with --wait MINUTES, try again when the queue is shorter, or leave it out with --quick"
-        return warning("job", "start", f"job {number} did not start within {wait_s / 60:.0f} min", remedy, state)
+        return warning("job", "start", f"job {number} did not start within {wait_s / 60:g} min", remedy, state)
     said = "\n".join(filter(None, (tail(path) for path in sorted(watch.scratch.glob("*.out")))))
     if said:
-        says = f"the job's interpreter does not start: {said.splitlines()[-1]}"
         remedy = (
             f"{python_of(cluster)} must work on the nodes: set cluster.slurm.python to one on a shared filesystem, "
             "or add lines such as `module load …` to cluster.slurm.setup"
         )
-        return problem("job", "start", says, remedy, said[-500:])
+        return problem("job", "start", f"the job's interpreter does not start: {telling(said)}", remedy)
     remedy = "choose --runs on a filesystem that every node mounts, at the same path"
     state = f"{task.state} {task.nodes}" if task else "gone"
     return problem("job", "start", f"job {number} ended, and nothing that it wrote is seen here", remedy, state)
@@ -258,10 +258,9 @@ def node_findings(
         batch: What the batch step wrote at the end; None if it did not come that far.
     """
     if not facts:
-        said = batch.said if batch else "nothing"
-        words = "cluster.slurm.container, python, extra_srun"
-        remedy = f"see that the words before our own work in a job: {words}"
-        yield problem("job", "processes", f"none started: {said.splitlines()[-1] if said else 'no word'}", remedy, said)
+        words = " ".join(filter(None, (cluster.slurm.container, python_of(cluster), "-V")))
+        remedy = f"try on a node: {words}; set cluster.slurm.container, python, setup and extra_srun until it works"
+        yield problem("job", "processes", f"none started: {telling(batch.said if batch else '')}", remedy)
         return
     hosts = ", ".join(dict.fromkeys(each.node or each.host for each in facts))
     if len(facts) < job.processes:
@@ -281,10 +280,22 @@ def node_findings(
     yield from judge_network(job, facts)
     unfinished = [each for each in facts if not each.done]
     if unfinished or (batch is not None and batch.step_code):
-        said = batch.said if batch and batch.said else "no word"
         who = ", ".join(each.node or each.host for each in unfinished) or "all"
-        says = f"the processes did not come to their end ({who}): {said.splitlines()[-1]}"
-        yield problem("job", "end", says, "see the findings before this one for where they stopped", said[-500:])
+        says = f"the processes did not come to their end ({who}): {telling(batch.said if batch else '')}"
+        yield problem("job", "end", says, "see the findings before this one for where they stopped")
+
+
+def telling(said: str) -> str:
+    """The line of an output that says most: the first that speaks of an error and is not srun's, else the last.
+
+    >>> telling("srun: error: n2: Exited with exit code 2\\nexecve(): apptainer: No such file\\nexit code 2")
+    'execve(): apptainer: No such file'
+    """
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    words = ("error", "no such file", "not found", "denied", "cannot")
+    speaking = [line for line in lines if any(word in line.lower() for word in words)]
+    own = [line for line in speaking if not line.startswith("srun:")]
+    return (own or speaking or lines[-1:] or ["no word"])[0]
 
 
 def _gpus_asked(cluster: Cluster, job: JobFile) -> int:

@@ -126,7 +126,7 @@ def _step(folder: Path, job: JobFile) -> tuple[int, str]:
             return 127, f"{words[0]} is not installed on the node"
         except subprocess.TimeoutExpired:
             return 124, f"not done within {STEP_TIMEOUT_S:.0f} s"
-    return done.returncode, f"{described(done.returncode)}: {tail(output)}" if done.returncode else ""
+    return done.returncode, f"{tail(output)}\n{described(done.returncode)}" if done.returncode else ""
 
 
 def task(folder: Path) -> None:
