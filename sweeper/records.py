@@ -28,7 +28,7 @@ from typing import Any, Literal, TypeVar
 from model.config import Execution
 from sweeper.errors import DiskError, LaunchError, SweeperError
 from sweeper.files import replacing
-from sweeper.slurm import Life, Queue
+from sweeper.slurm import Life, Queue, Task
 from sweeper.spec import Cluster, RunSpec, Value
 from sweeper.typed import build, plain
 
@@ -460,6 +460,29 @@ def _claim(path: Path, held: _Held) -> bool:
             return False
         raise DiskError(f"{path}: cannot be claimed ({error.strerror}); free space or mend the folder") from error
     return True
+
+
+def lost_end(attempt: Attempt, task: Task | None = None) -> End:
+    """The end of an attempt that died without a word, with what SLURM remembers of its job."""
+    seat = attempt.seat
+    if task is not None and task.restarts > seat.restarts:
+        return requeued_end(attempt)
+    state = task.state if task else ""
+    where = f" on {seat.node}" if seat.node else ""
+    if state == "OUT_OF_MEMORY":
+        return End(state="lost", cause="memory", reason=f"SLURM ended it for its memory{where}")
+    if state in ("NODE_FAIL", "BOOT_FAIL"):
+        return End(state="lost", cause="node", reason=f"the node failed{where} ({state})")
+    if state in ("TIMEOUT", "DEADLINE"):
+        return End(
+            state="stopped", cause="time", reason=f"its time limit passed before a checkpoint was asked for{where}"
+        )
+    if state == "PREEMPTED":
+        return End(state="stopped", cause="signal", reason=f"it was preempted{where}")
+    if state == "CANCELLED":
+        return End(state="stopped", cause="cancelled", reason=f"its job was cancelled{where}")
+    words = f" (SLURM: {state})" if state else ""
+    return End(state="lost", cause="node" if not state else "killed", reason=f"it went silent{where}{words}")
 
 
 STALE_S = 900.0

@@ -51,7 +51,8 @@ def next_attempt(tried: Tried, cluster: Cluster) -> Verdict:
         reason = f"{failures} attempts in a row ended badly" if failures > 1 else "its attempt ended badly"
         return Verdict(action="give up", failures=failures, reason=f"{reason}; the last: {last.reason}")
     wait = 0.0
-    if failures and last.cause != "memory" and last.state != "stopped":
+    displaced = last.state == "lost" and last.cause in ("node", "signal")  # by what the run has no part in
+    if failures and last.cause != "memory" and last.state != "stopped" and not displaced:
         wait = cluster.backoff_s[min(failures, len(cluster.backoff_s)) - 1]
     return Verdict(action="try", at=last.time + wait, failures=failures)
 

@@ -285,13 +285,14 @@ def exclude_nodes(job_id: str, nodes: str) -> None:
     call("scontrol", "update", f"JobId={job_id}", f"ExcNodeList={nodes}")
 
 
-def node_names() -> tuple[str, ...]:
-    """The nodes of the cluster.
+def node_names(partition: str = "") -> tuple[str, ...]:
+    """The nodes of the cluster, or of one partition.
 
     Raises:
         SlurmError: The controller does not answer.
     """
-    return tuple(dict.fromkeys(call("sinfo", "--noheader", "--Node", "--format=%N").split()))
+    chosen = (f"--partition={partition}",) if partition else ()
+    return tuple(dict.fromkeys(call("sinfo", "--noheader", "--Node", "--format=%N", *chosen).split()))
 
 
 def host_names(expression: str) -> tuple[str, ...]:

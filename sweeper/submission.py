@@ -17,11 +17,14 @@ from sweeper.records import (
     close_job,
     job_life,
     launcher_lock,
+    lost_end,
+    read_attempts,
     read_evidence,
     read_excluded,
     read_jobs,
     read_launch,
     renew_run,
+    write_end,
     write_job,
     write_json,
     write_launch,
@@ -270,6 +273,9 @@ def intent(launch: LaunchFile, array: Array, name: str, code: str) -> JobFile:
 def _submit(folder: SweepFolder, launch: LaunchFile, array: Array, settings: Settings) -> str:
     """Write the intent of an array and submit it; SLURM's number of it."""
     write_specs(folder, (spec for job in array.jobs for spec in job.runs))
+    for job in array.jobs:
+        for spec in job.runs:
+            _end_open(folder, spec.run_id)
     name = f"{launch.sweep.replace('/', '-')}-{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(4).hex()}"
     file = intent(launch, array, name, launch.code)
     path = write_job(folder, file)
@@ -287,6 +293,16 @@ def _submit(folder: SweepFolder, launch: LaunchFile, array: Array, settings: Set
         raise
     write_submitted(path, Submitted(cluster=settings.cluster, job_id=number, time=time.time()))
     return number
+
+
+def _end_open(folder: SweepFolder, run_id: str) -> None:
+    """Give an end to an attempt that nobody makes any more: who submits its run again has made sure of that.
+
+    Else the next attempt would wait for the first one's heart to have been still for long enough.
+    """
+    attempts = read_attempts(folder, run_id)
+    if attempts and attempts[-1].end is None:
+        write_end(folder, run_id, attempts[-1].number, lost_end(attempts[-1]))
 
 
 def dry_run(sweep: Sweep, plan: Plan, folder: SweepFolder) -> tuple[str, ...]:

@@ -18,9 +18,13 @@ from sweeper.records import (
     Evidence,
     ExcludedNode,
     LaunchFile,
+    Seat,
     SweepFolder,
+    claim_attempt,
     hold_run,
+    job_life,
     launcher_lock,
+    lost_end,
     read_cleared,
     read_evidence,
     read_excluded,
@@ -31,10 +35,10 @@ from sweeper.records import (
     write_excluded,
 )
 from sweeper.retries import next_attempt
-from sweeper.slurm import Queue, Settings, SlurmError, ask_queue, cancel, read_settings, requeue
+from sweeper.slurm import Queue, Settings, SlurmError, ask_queue, cancel, node_names, read_settings, requeue
 from sweeper.status import FINISHED, STARTABLE, State, count_states, state_of
 from sweeper.submission import close_ended, submit_jobs, tell_waiting
-from sweeper.supervisor import give_up, hung_for, tries
+from sweeper.supervisor import give_up, hung_for, tail, tries
 
 BAD_NODE_RUNS = 2
 """A node on which so many runs failed is excluded."""
@@ -86,11 +90,12 @@ def tend(folder: SweepFolder) -> Cycle:
             raise SweeperError(f"SLURM does not answer ({queue.error}); nothing was done: tend again later")
         said: list[str] = []
         _hold_the_cancelled(folder, launch, queue, said.append)
+        _note_the_unstarted(folder, launch, queue, said.append)
         close_ended(folder, queue)
         evidence = read_evidence(folder, launch.runs, queue)
         _end_the_lost(folder, evidence, queue, said.append)
         _end_the_hung(folder, evidence, launch, queue, said.append)
-        excluded = _exclude(folder, evidence, queue, said.append)
+        excluded = _exclude(folder, evidence, launch, queue, said.append)
         evidence = read_evidence(folder, launch.runs, queue)
         now, ready, later = time.time(), [], []
         for run_id, seen in evidence.items():
@@ -158,6 +163,37 @@ def _hold_the_cancelled(folder: SweepFolder, launch: LaunchFile, queue: Queue, s
         say(f"{len(held)} runs were cancelled outside sweeper and are left alone; `sweeper retry` takes them up again")
 
 
+def _note_the_unstarted(folder: SweepFolder, launch: LaunchFile, queue: Queue, say: Callable[[str], None]) -> None:
+    """Make a failed attempt of each job that ended before it began, so that limits and bad nodes count it.
+
+    Such is the work of a node whose disks are not mounted: it takes one job after the other and ends each at once.
+    """
+    for name, (job, submitted) in read_jobs(folder).items():
+        if job.cluster is None or submitted is None:
+            continue  # an intent that never reached SLURM
+        dead = [i for i in range(len(job.tasks)) if job_life(job, submitted, i, queue) == "none"]
+        runs = {run_id: index for index in dead for run_id in job.tasks[index] if run_id in launch.runs}
+        for run_id, seen in read_evidence(folder, runs, queue).items():
+            later = any(attempt.owner.time > job.time for attempt in seen.attempts)
+            if later or state_of(seen) not in STARTABLE:
+                continue
+            task = queue.task(name, runs[run_id])
+            where = f" on {task.nodes}" if task and task.nodes else ""
+            words = f" (SLURM: {task.state}{f', exit code {task.exit_code}' if task.exit_code else ''})" if task else ""
+            seat = Seat(
+                job=name,
+                task=runs[run_id],
+                node=task.nodes if task else "",
+                step=f"{task.job_id if task else submitted.job_id}.batch",
+            )
+            number = claim_attempt(folder, run_id, seat)
+            if number is not None:
+                reason = f"its job ended{where} before it began{words}"
+                detail = tail(folder.jobs / name / f"{task.job_id}.out") if task else ""
+                write_end(folder, run_id, number, End(state="error", cause="node", reason=reason, detail=detail))
+                say(f"{run_id}: {reason}")
+
+
 def _end_the_lost(
     folder: SweepFolder, evidence: Mapping[str, Evidence], queue: Queue, say: Callable[[str], None]
 ) -> None:
@@ -166,31 +202,9 @@ def _end_the_lost(
         last = seen.attempts[-1] if seen.attempts else None
         if last is None or last.end is not None or seen.holder != "none" or seen.record is not None:
             continue
-        end = lost_end(last, queue)
+        end = lost_end(last, queue.task(last.seat.job, last.seat.task))
         write_end(folder, run_id, last.number, end)
         say(f"{run_id}: {end.reason}")
-
-
-def lost_end(attempt: Attempt, queue: Queue | None) -> End:
-    """The end of an attempt that died without a word, with what SLURM remembers of its job."""
-    seat = attempt.seat
-    task = queue.task(seat.job, seat.task) if queue else None
-    state = task.state if task else ""
-    where = f" on {seat.node}" if seat.node else ""
-    if state == "OUT_OF_MEMORY":
-        return End(state="lost", cause="memory", reason=f"SLURM ended it for its memory{where}")
-    if state in ("NODE_FAIL", "BOOT_FAIL"):
-        return End(state="lost", cause="node", reason=f"the node failed{where} ({state})")
-    if state in ("TIMEOUT", "DEADLINE"):
-        return End(
-            state="stopped", cause="time", reason=f"its time limit passed before a checkpoint was asked for{where}"
-        )
-    if state == "PREEMPTED":
-        return End(state="stopped", cause="signal", reason=f"it was preempted{where}")
-    if state == "CANCELLED":
-        return End(state="stopped", cause="cancelled", reason=f"its job was cancelled{where}")
-    words = f" (SLURM: {state})" if state else ""
-    return End(state="lost", cause="node" if not state else "killed", reason=f"it went silent{where}{words}")
 
 
 def _end_the_hung(
@@ -227,7 +241,11 @@ def _end_the_hung(
 
 
 def _exclude(
-    folder: SweepFolder, evidence: Mapping[str, Evidence], queue: Queue, say: Callable[[str], None]
+    folder: SweepFolder,
+    evidence: Mapping[str, Evidence],
+    launch: LaunchFile,
+    queue: Queue,
+    say: Callable[[str], None],
 ) -> tuple[str, ...]:
     """Exclude the nodes that failed two runs, from waiting jobs too; returns those that were excluded now."""
     before = read_excluded(folder)
@@ -235,6 +253,10 @@ def _exclude(
     new = {node: runs for node, runs in bad.items() if node not in {known.node for known in before}}
     if not new:
         return ()
+    with suppress(SlurmError):
+        if not set(node_names(launch.cluster.slurm.partition)) - {known.node for known in before} - new.keys():
+            say(f"{', '.join(new)}: runs failed there, but there is no other node")
+            return ()
     now = time.time()
     write_excluded(
         folder, [*before, *(ExcludedNode(node=n, reason=f"{k} runs failed there", time=now) for n, k in new.items())]
@@ -251,7 +273,7 @@ def bad_nodes(runs: Sequence[Sequence[Attempt]], cleared: Mapping[str, float] | 
     """Nodes on which at least two runs died of what speaks against the node, with their number.
 
     What a node did before it was `cleared` (seconds since the epoch) does not count.
-    Never more than a third of the nodes that were used: then it is not the nodes.
+    Never more than half of the nodes that were used (one, of a single one): then it is not the nodes.
     """
     failed: dict[str, int] = defaultdict(int)
     used = set()
@@ -261,4 +283,4 @@ def bad_nodes(runs: Sequence[Sequence[Attempt]], cleared: Mapping[str, float] | 
         for node in {a.seat.node for a in against if a.owner.time > (cleared or {}).get(a.seat.node, 0.0)}:
             failed[node] += 1
     bad = {node: count for node, count in failed.items() if count >= BAD_NODE_RUNS}
-    return bad if 3 * len(bad) <= len(used) else {}
+    return bad if 2 * len(bad) <= max(2, len(used)) else {}

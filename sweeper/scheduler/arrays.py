@@ -196,10 +196,15 @@ def submit_script(script: Path, name: str) -> str:
         return _sbatch(script)
     except SlurmError as error:
         said = str(error)
-    if is_silence(said):
-        return _looked_up(name, said)
+    if is_silence(said) and (number := _looked_up(name, said)) is not None:
+        return number
     if is_limit(said):
         raise LimitError(said)
+    if is_silence(said):
+        raise UnansweredError(
+            f"SLURM did not say whether it took the job {name} ({said}); nothing is submitted in its place: "
+            "launch again when SLURM answers"
+        )
     raise LaunchError(f"SLURM refuses the job: {said}; mend the profile (cluster.slurm.*) and launch again")
 
 
@@ -237,25 +242,31 @@ def _run_sbatch(option: str, script: Path) -> "subprocess.CompletedProcess[str]"
         raise LaunchError("sbatch is not on PATH; launch from a login node of the cluster") from error
     except subprocess.TimeoutExpired as error:
         said = error.stderr.decode(errors="replace") if isinstance(error.stderr, bytes) else error.stderr or ""
-        raise SlurmError(" ".join(said.split()) or f"sbatch did not answer within {SBATCH_TIMEOUT_S:.0f} s") from error
+        words = " ".join([f"sbatch did not answer within {SBATCH_TIMEOUT_S:.0f} s:", *said.split()]).rstrip(":")
+        raise SlurmError(words) from error
     if done.returncode:
         raise SlurmError(" ".join(done.stderr.split()) or f"sbatch failed with exit code {done.returncode}")
     return done
 
 
-def _looked_up(name: str, said: str) -> str:
-    seen = said
+def _looked_up(name: str, said: str) -> str | None:
+    """The number of a job that SLURM took without saying so; None if it does not have it.
+
+    Raises:
+        UnansweredError: It does not answer this either.
+    """
+    unanswered: SlurmError | None = None
     for wait in LOOKUP_S:
         time.sleep(wait)
         try:
-            found = find_job(name)
+            found, unanswered = find_job(name), None
         except SlurmError as error:
-            seen = str(error)
-            continue
+            found, unanswered = None, error
         if found is not None:
             return found
-        seen = said
+    if unanswered is None:
+        return None
     raise UnansweredError(
-        f"SLURM did not say whether it took the job {name} ({seen}); nothing is submitted in its place: "
+        f"SLURM did not say whether it took the job {name} ({said}; {unanswered}); nothing is submitted in its place: "
         "launch again when SLURM answers"
     )
