@@ -50,6 +50,7 @@ ONE_LINE = (
     "reservation",
     "constraint",
     "exclude",
+    "gpu_type",
     "python",
     "container",
 )
@@ -77,6 +78,8 @@ class Slurm:
     """Processes that a node without GPUs takes."""
     gpu_request: Literal["gres", "gpus_per_node", "none"] = "gres"
     """How GPUs are asked for: `--gres=gpu:n`, `--gpus-per-node=n`, or not at all where nodes are given whole."""
+    gpu_type: str = ""
+    """Their type, where a site wants it in the request: `--gres=gpu:h100:n`."""
     exclusive: bool = False
     """Whether jobs get whole nodes: small runs are then packed onto one, a record each."""
     cpus_per_process: int = 8

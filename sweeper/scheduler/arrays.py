@@ -126,7 +126,8 @@ def _gpus(cluster: Cluster, shape: Shape) -> dict[str, Any]:
     if slurm.gpu_request == "none" or slurm.gpus_per_node == 0:
         return {}
     wanted = slurm.gpus_per_node if slurm.exclusive else shape.tasks_per_node
-    return {"gpus_per_node": wanted} if slurm.gpu_request == "gpus_per_node" else {"gres": f"gpu:{wanted}"}
+    asked = f"{slurm.gpu_type}:{wanted}" if slurm.gpu_type else str(wanted)
+    return {"gpus_per_node": asked} if slurm.gpu_request == "gpus_per_node" else {"gres": f"gpu:{asked}"}
 
 
 def python_of(cluster: Cluster) -> str:
