@@ -492,6 +492,12 @@ def test_a_profile_is_composed_as_a_sweep_would_compose_it():
     assert load_cluster() == load_cluster(["local"])
 
 
+@pytest.mark.parametrize("name", ["h100", "h200", "slurm_cpu"])
+def test_the_profiles_that_ship_are_of_slurm_and_can_be_tried_without_it(name):
+    assert load_cluster([name]).scheduler == "slurm"
+    assert load_cluster([name, "cluster.scheduler=local", "cluster.processes=1"]).name == name
+
+
 def test_a_setting_of_a_sweep_is_not_one_of_a_cluster():
     with pytest.raises(ConfigError, match=r"model\.depth=2.*not a setting of a cluster"):
         load_cluster(["local", "model.depth=2"])
