@@ -7,6 +7,7 @@ from model.config import Execution
 from sweeper.overview import Holding, Look, Row
 from sweeper.records import Attempt, JobFile
 from sweeper.retries import halvings, smaller_micro_batch
+from sweeper.slurm import HELD_REASON
 from sweeper.spec import RunSpec
 from sweeper.status import State
 from sweeper.supervisor import TAIL_LINES
@@ -29,6 +30,7 @@ REASONS = {
     "Reservation": "its reservation has not begun",
     "Licenses": "it waits for a licence",
     "NodeDown": "a node that it needs is down",
+    HELD_REASON: "SLURM could not start it on its node and holds it; `sweeper tend` lets it go",
     "Cleaning": "SLURM cleans up after its last start",
     "None": "SLURM has not looked at it yet",
     "QOS": "a limit of its QOS is reached",

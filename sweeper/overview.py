@@ -33,7 +33,7 @@ from sweeper.records import (
     run_names,
 )
 from sweeper.retries import Verdict, next_attempt
-from sweeper.slurm import Queue, Task
+from sweeper.slurm import HELD_REASON, Queue, Task
 from sweeper.spec import RunSpec, Value
 from sweeper.status import ACTIVE, FINISHED, STARTABLE, State, count_states, state_of
 from sweeper.submission import keeper_name
@@ -423,6 +423,9 @@ def _warnings(rows: Sequence[Row], look: Look) -> Iterable[str]:
                 f"jobs were submitted to {', '.join(elsewhere)} but this machine's cluster is {queue.cluster}: "
                 f"{unknown} runs are unknown here; ask on a machine of that cluster"
             )
+    held = sum(row.reason == HELD_REASON for row in rows)
+    if held:
+        yield f"SLURM holds {held} runs that it could not start before; `sweeper tend` lets them go"
     kept = sum(_is_ready(row, look) and row.state == "new" for row in rows)
     if kept:
         yield f"{kept} runs were kept back by a limit of SLURM; `sweeper tend` submits them as it allows"

@@ -251,6 +251,20 @@ def requeue(job_id: str) -> None:
     call("scontrol", "requeue", job_id)
 
 
+HELD_REASON = "launch failed requeued held"
+"""SLURM put a job back because its node could not start it, or a restarted controller lost it, and lets it wait."""
+
+
+def release(job_ids: Iterable[str]) -> None:
+    """Let waiting jobs go that are held.
+
+    Raises:
+        SlurmError: The cluster refuses, or does not answer.
+    """
+    for job_id in job_ids:
+        call("scontrol", "release", job_id)
+
+
 def cancel(job_ids: Iterable[str]) -> None:
     """End jobs, whether they wait or run.
 

@@ -35,7 +35,18 @@ from sweeper.records import (
     write_excluded,
 )
 from sweeper.retries import next_attempt
-from sweeper.slurm import Queue, Settings, SlurmError, ask_queue, cancel, node_names, read_settings, requeue
+from sweeper.slurm import (
+    HELD_REASON,
+    Queue,
+    Settings,
+    SlurmError,
+    ask_queue,
+    cancel,
+    node_names,
+    read_settings,
+    release,
+    requeue,
+)
 from sweeper.status import FINISHED, STARTABLE, State, count_states, state_of
 from sweeper.submission import close_ended, submit_jobs, tell_waiting
 from sweeper.supervisor import give_up, hung_for, tail, tries
@@ -90,6 +101,7 @@ def tend(folder: SweepFolder) -> Cycle:
             raise SweeperError(f"SLURM does not answer ({queue.error}); nothing was done: tend again later")
         said: list[str] = []
         _hold_the_cancelled(folder, launch, queue, said.append)
+        _release_the_held(folder, queue, said.append)
         _note_the_unstarted(folder, launch, queue, said.append)
         close_ended(folder, queue)
         evidence = read_evidence(folder, launch.runs, queue)
@@ -192,6 +204,20 @@ def _note_the_unstarted(folder: SweepFolder, launch: LaunchFile, queue: Queue, s
                 detail = tail(folder.jobs / name / f"{task.job_id}.out") if task else ""
                 write_end(folder, run_id, number, End(state="error", cause="node", reason=reason, detail=detail))
                 say(f"{run_id}: {reason}")
+
+
+def _release_the_held(folder: SweepFolder, queue: Queue, say: Callable[[str], None]) -> None:
+    """Let jobs go that SLURM could not start and therefore holds."""
+    jobs = read_jobs(folder)
+    held = [t.job_id for t in queue.tasks.values() if t.name in jobs and t.reason == HELD_REASON and t.life == "queued"]
+    if not held:
+        return
+    try:
+        release(held)
+    except SlurmError as error:
+        say(f"{len(held)} jobs are held ({HELD_REASON}) and cannot be released: {error}")
+    else:
+        say(f"{len(held)} jobs released that SLURM could not start before")
 
 
 def _end_the_lost(
