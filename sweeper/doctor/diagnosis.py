@@ -3,15 +3,14 @@
 import shutil
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
-from sweeper.doctor.finding import Finding, ok, problem
+from sweeper.doctor.finding import Finding, ok, problem, within
 from sweeper.doctor.job import job_findings, script_findings
 from sweeper.doctor.packages import python_findings, torch_here
 from sweeper.doctor.profile import judge_database, profile_findings, site_findings
 from sweeper.doctor.site import Rights, Site, has_reservation, read_rights, read_site
-from sweeper.doctor.storage import folder_findings, scratch_in
+from sweeper.doctor.storage import TIMEOUT_S, folder_findings, probe_writable, scratch_in
 from sweeper.slurm import SlurmError, call
 from sweeper.spec import Cluster
 
@@ -49,14 +48,12 @@ def diagnose(
         yield from _database_findings(site)
         if scheduled:
             yield from _profile_findings(cluster, site)
-    with ExitStack() as stack:
-        try:
-            scratch = stack.enter_context(scratch_in(runs))
-        except OSError as error:
-            remedy = "choose another folder with --runs, or mend its permissions"
-            yield problem("folder", "writable", f"{runs} cannot be written: {error.strerror}", remedy, str(runs))
-            return
-        yield ok("folder", "writable", str(runs.resolve()))
+    remedy = "choose another folder with --runs, or mend its permissions"
+    (writable,) = within(TIMEOUT_S, "folder", "writable", lambda: probe_writable(runs), remedy)
+    yield writable
+    if writable.level != "ok":
+        return
+    with scratch_in(runs) as scratch:
         tries_job = scheduled and not quick and site is not None and commands.level == "ok"
         # A job shows better than the type of a filesystem whether other machines see it.
         yield from folder_findings(scratch, shared=scheduled and not tries_job)

@@ -77,6 +77,12 @@ def scratch_in(runs: Path) -> Iterator[Path]:
                 path.rmdir()
 
 
+def probe_writable(runs: Path) -> Finding:
+    """Whether the folder can be made, written and emptied."""
+    with scratch_in(runs):
+        return ok("folder", "writable", str(runs.resolve()))
+
+
 def folder_findings(scratch: Path, *, shared: bool) -> Iterator[Finding]:
     """All that is to be known of the filesystem under `scratch` from this machine.
 
