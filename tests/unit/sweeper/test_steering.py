@@ -31,10 +31,11 @@ from sweeper.records import (
     write_spec,
     write_submitted,
 )
+from sweeper.slurm import HELD_REASON
 from sweeper.spec import Cluster, Slurm
 from sweeper.status import state_of
 from sweeper.steering import cancel_runs, exclude, expand_nodes, retry_runs
-from sweeper.tend import bad_nodes
+from sweeper.tend import bad_nodes, tend
 
 CLUSTER = Cluster(name="toy", scheduler="slurm", slurm=Slurm(gpus_per_node=0, exclude="n3"))
 JOB = "tiny-1"
@@ -289,3 +290,15 @@ def test_slurm_is_not_asked_about_a_sweep_without_jobs_there(folder, slurm):
     write_record(folder, run_record(SPECS[0]))
     looked(folder)
     assert [slurm.calls(name) for name in ("scontrol", "squeue", "sacct")] == [[], [], []]
+
+
+# ── what tending does about jobs that SLURM holds ──────────────────────────────────────────────────────────────────
+
+
+def test_tending_lets_go_what_slurm_could_not_start(folder, slurm):
+    submitted(folder, (A,), (B,), (C,), (D,))
+    slurm.queue({JOB: ("PENDING",) * 4}, reason=HELD_REASON)
+    assert "SLURM holds 4 runs" in overview("tiny", SPECS, looked(folder)[1]).warnings[0]
+    cycle = tend(folder)
+    assert "release 7_0" in slurm.calls("scontrol")
+    assert cycle.said == ("4 jobs released that SLURM could not start before",)
