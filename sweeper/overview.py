@@ -439,8 +439,8 @@ def _warnings(rows: Sequence[Row], look: Look) -> Iterable[str]:
 def next_step(seen: Overview) -> str:
     """The command that leads on, with the run it is about where it needs one: `watch`, `why 3fa91b07`."""
     failed = next((row for row in seen.rows if row.state == "failed"), None)
-    untended = (seen.ready > 0 or seen.waiting > 0) and not seen.keeper
-    if untended:
+    held = any(row.reason == HELD_REASON for row in seen.rows)
+    if (seen.ready or seen.waiting or held) and not seen.keeper:
         return "tend"
     if goes_on(seen):
         return "watch"
