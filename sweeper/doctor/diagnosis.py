@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
-from sweeper.doctor.finding import Finding, ok, problem, within
+from sweeper.doctor.finding import Finding, ok, problem, warning, within
 from sweeper.doctor.job import job_findings, script_findings
 from sweeper.doctor.packages import python_findings, torch_here
 from sweeper.doctor.profile import judge_database, profile_findings, site_findings
@@ -39,10 +39,7 @@ def diagnose(
         try:
             site = read_site()
         except SlurmError as error:
-            remedy = (
-                "see `scontrol ping`; wait until it is back, or set SLURM_CONF" if scheduled else "use cluster=local"
-            )
-            yield problem("slurm", "controller", f"does not answer: {error}", remedy)
+            yield judge_silence(str(error), scheduled=scheduled)
     if site is not None:
         yield from site_findings(site)
         yield from _database_findings(site)
@@ -77,6 +74,15 @@ def judge_commands(missing: list[str], *, scheduled: bool) -> Finding:
         return problem("slurm", "commands", f"not on PATH: {', '.join(lacking)}", remedy)
     rest = f"; without {', '.join(missing)}" if missing else ""
     return ok("slurm", "commands", f"SLURM's commands are here{rest}", shutil.which("sbatch") or "")
+
+
+def judge_silence(error: str, *, scheduled: bool) -> Finding:
+    """A controller that does not answer matters where jobs are submitted."""
+    if scheduled:
+        remedy = "see `scontrol ping`; wait until it is back, or set SLURM_CONF"
+        return problem("slurm", "controller", f"does not answer: {error}", remedy)
+    remedy = "none is needed to run on this machine; for the cluster set SLURM_CONF, or wait until it is back"
+    return warning("slurm", "controller", f"does not answer: {error}", remedy)
 
 
 def _database_findings(site: Site) -> Iterator[Finding]:

@@ -117,6 +117,11 @@ def test_commands_that_are_missing_matter_where_jobs_are_submitted():
     assert diagnosis.judge_commands(["sacct"], scheduled=True).level == "ok"
 
 
+def test_a_silent_controller_is_a_problem_only_where_jobs_are_submitted():
+    assert asks_for_action(diagnosis.judge_silence("no route", scheduled=True), "problem")
+    assert asks_for_action(diagnosis.judge_silence("no route", scheduled=False), "warning")
+
+
 # ── the profile ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -533,7 +538,7 @@ def test_a_controller_that_is_silent_is_a_problem_and_no_job_is_tried(tmp_path, 
 def test_nothing_is_left_behind_when_it_is_interrupted(tmp_path):
     runs = tmp_path / "runs"
     found = diagnosis.diagnose(Cluster(), runs, tell=print)
-    while next(found).area != "folder":
+    while next(found).probe != "space":
         pass
     assert runs.exists()
     found.close()
