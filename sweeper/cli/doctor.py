@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def doctor(
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[CLUSTER]...", help="A profile and its overrides: h100 cluster.slurm.partition=gpu."),
+        typer.Argument(metavar="CLUSTER", help="A profile and its overrides: h100 cluster.slurm.partition=gpu."),
     ] = None,
     runs: RunsFolder = Path("runs"),
     quick: Annotated[bool, typer.Option("--quick", help="Submit no job.")] = False,
