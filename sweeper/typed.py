@@ -15,6 +15,8 @@ from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get
 from sweeper.errors import ConfigError
 
 T = TypeVar("T")
+EXACT = frozenset({str, int, bool})
+"""Types whose values need no look once they have the type: thousands of records are read at a time."""
 Place = Callable[[str], str]
 """What an error names for the path of a bad value."""
 
@@ -53,13 +55,19 @@ def build(kind: type[T], values: Mapping[str, Any], where: str, *, place: Place 
     if not isinstance(values, Mapping):
         raise ConfigError(f"{place(where)}: expected settings of {kind.__name__}, got {values!r}")
     known = fields_of(cast(Hashable, kind))
-    paths = {name: f"{where}.{name}" if where else str(name) for name in [*values, *known]}
+
+    def path(name: str) -> str:
+        return f"{where}.{name}" if where else str(name)
+
     for name in values:
         if name not in known:
             raise ConfigError(
-                f"{place(paths[name])}: {kind.__name__} has no setting {name!r}; {did_you_mean(str(name), known)}"
+                f"{place(path(name))}: {kind.__name__} has no setting {name!r}; {did_you_mean(str(name), known)}"
             )
-    made = {name: convert(known[name][0], value, paths[name], place=place) for name, value in values.items()}
+    made = {
+        name: value if known[name][0] is type(value) in EXACT else convert(known[name][0], value, path(name), place=place)
+        for name, value in values.items()
+    }
     for name, (_, field) in known.items():
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if required and name not in made:
