@@ -64,8 +64,9 @@ def build(kind: type[T], values: Mapping[str, Any], where: str, *, place: Place 
             raise ConfigError(
                 f"{place(path(name))}: {kind.__name__} has no setting {name!r}; {did_you_mean(str(name), known)}"
             )
+    kinds = {name: known[name][0] for name in values}
     made = {
-        name: value if known[name][0] is type(value) in EXACT else convert(known[name][0], value, path(name), place=place)
+        name: value if kinds[name] is type(value) in EXACT else convert(kinds[name], value, path(name), place=place)
         for name, value in values.items()
     }
     for name, (_, field) in known.items():
