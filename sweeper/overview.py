@@ -429,11 +429,15 @@ def _warnings(rows: Sequence[Row], look: Look) -> Iterable[str]:
     kept = sum(_is_ready(row, look) and row.state == "new" for row in rows)
     if kept:
         yield f"{kept} runs were kept back by a limit of SLURM; `sweeper tend` submits them as it allows"
-    for row in rows:
-        if row.silent_s:
-            yield f"{row.run_id} may hang: no step for {row.silent_s:.0f} s on {row.node or 'its node'}"
-    for node in look.excluded:
-        yield f"no job uses {node.node}: {node.reason}"
+    hung = [f"{row.run_id[:8]} on {row.node or 'its node'}" for row in rows if row.silent_s]
+    if hung:
+        yield f"{len(hung)} runs may hang, without a step for too long: {_some(hung)}"
+    if look.excluded:
+        yield f"no job uses {_some([f'{node.node} ({node.reason})' for node in look.excluded])}"
+
+
+def _some(items: Sequence[str], most: int = 5) -> str:
+    return ", ".join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")
 
 
 def next_step(seen: Overview) -> str:

@@ -197,10 +197,9 @@ def _line(seen: Overview) -> str:
 def _picture(seen: Overview, rows: int) -> RenderableType:
     chosen = chosen_rows(seen, everything=False)
     fitting = max(1, min(rows or len(chosen), console.height - 8 - len(seen.warnings)))
-    parts: list[RenderableType] = [
-        Text.from_markup(headline(seen)),
-        ProgressBar(total=max(1, seen.tokens), completed=seen.tokens_done, width=60),
-    ]
+    bar = Table.grid()
+    bar.add_row(ProgressBar(total=max(1, seen.tokens), completed=seen.tokens_done, width=60))
+    parts: list[RenderableType] = [Text.from_markup(headline(seen)), bar]
     if chosen:
         parts.append(rows_table(chosen[:fitting], seen.time))
     if len(chosen) > fitting:
