@@ -267,9 +267,9 @@ def _carry_out(
         _end_all(process, marks)
     if reported is not None:
         reported.look(last=True)
-    return _Ended(
-        code=process.returncode, stopped=asked is not None, killed=killed, wall_time_s=time.monotonic() - began
-    )
+    # SLURM signals the processes of a step one by one: the command may have ended before its worker saw the request.
+    stopped = asked is not None or stopping()
+    return _Ended(code=process.returncode, stopped=stopped, killed=killed, wall_time_s=time.monotonic() - began)
 
 
 def _started(

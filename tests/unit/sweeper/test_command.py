@@ -192,6 +192,16 @@ class TestStops:
         outcome = attempt(*python(code), stop=(attempt.home() / "result.json").exists, grace_s=0.5)
         assert (outcome.state, outcome.loss) == ("done", 2.0)
 
+    @pytest.mark.parametrize("ending", ["pass", "import os; os.kill(os.getpid(), 15)"])
+    def test_one_that_heard_of_the_stop_before_its_worker_did_was_stopped(self, attempt, tmp_path, ending):
+        code = f"open('ended', 'w'); {ending}"
+
+        def stop():
+            return (tmp_path / "ended").exists() and not psutil.Process().children()
+
+        outcome = attempt(*python(code), stop=stop, directory=str(tmp_path))
+        assert outcome.state == "stopped"
+
     def test_a_program_behind_a_shell_may_write_its_checkpoint_too(self, attempt):
         words = " ".join(TOY_ARGV)
         outcome = attempt("bash", "-c", f"{words} --step-s 0.05; true", stop=when_reported(attempt.home(), 3))
