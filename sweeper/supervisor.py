@@ -32,7 +32,6 @@ from sweeper.records import (
     counted_attempts,
     is_closed,
     is_held,
-    is_requeued,
     read_attempts,
     read_beat,
     read_job,
@@ -226,7 +225,8 @@ class _Watch:
             return
         if charge.stopped and self._is_preempted(charge):
             return
-        end_before(folder, run_id, self.seat)
+        if charge.starts == 0:
+            end_before(folder, run_id, self.seat)
         tried = tries(folder, run_id)
         verdict = next_attempt(tried, self.job.profile)
         if verdict.action == "give up":
@@ -379,10 +379,15 @@ def tries(folder: SweepFolder, run_id: str) -> Tried:
 
 
 def end_before(folder: SweepFolder, run_id: str, seat: Seat) -> None:
-    """Give an end to what this job attempted before SLURM put it back into the queue, if it left none."""
+    """Give an end to what this job attempted before its supervisor began, if it left none.
+
+    SLURM puts a job back into the queue when its node dies, say; and a controller that died before it had saved its
+    state starts jobs again that it forgot to have started.
+    """
     attempts = read_attempts(folder, run_id)
-    if attempts and attempts[-1].end is None and is_requeued(attempts[-1].seat, seat):
-        write_end(folder, run_id, attempts[-1].number, requeued_end(attempts[-1]))
+    last = attempts[-1] if attempts else None
+    if last is not None and last.end is None and (last.seat.job, last.seat.task) == (seat.job, seat.task):
+        write_end(folder, run_id, last.number, requeued_end(last))
 
 
 def give_up(folder: SweepFolder, run_id: str, tried: Tried, reason: str) -> None:
