@@ -128,8 +128,8 @@ def main(job_folder: str) -> int:
         step=f"{env['SLURM_JOB_ID']}.batch",
     )
     charges = [_Charge(run_id=r, slot=i * job.processes) for i, r in enumerate(job.tasks[seat.task])]
-    watch = _Watch(folder=folder, job=job, path=path, seat=seat, signals=signals, packed=len(charges) > 1)
-    patience = _Patience()
+    patience, packed = _Patience(), len(charges) > 1
+    watch = _Watch(folder=folder, job=job, path=path, seat=seat, signals=signals, patience=patience, packed=packed)
     while not all(charge.done for charge in charges):
         for charge in charges:
             if not charge.done:
@@ -178,12 +178,17 @@ class _Patience:
     def __init__(self) -> None:
         self.wait_s = POLL_S
 
+    @property
+    def tried(self) -> bool:
+        """Whether the disk failed at the look before this one."""
+        return self.wait_s > POLL_S
+
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, _kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> bool:
         passes = isinstance(error, DiskError) or (isinstance(error, OSError) and error.errno in DISK_ERRORS)
-        if passes and self.wait_s == POLL_S:
+        if passes and not self.tried:
             say(f"waiting for the disk: {error}")
         self.wait_s = DISK_S if passes else POLL_S
         return passes
@@ -198,6 +203,7 @@ class _Watch:
     path: Path
     seat: Seat
     signals: Signals
+    patience: _Patience
     packed: bool
     began: float = field(default_factory=time.time)
 
@@ -285,7 +291,7 @@ class _Watch:
         said = tail(charge.output)
         if last is not None and self._ours(last) and last.owner.time > self.began:
             if last.end is None:
-                write_end(folder, run_id, last.number, silent_end(code, said))
+                write_end(folder, run_id, last.number, silent_end(code, said, full=self.patience.tried))
                 if code < 0:  # srun itself was killed: its processes may live on, and keep their CPUs and GPUs
                     with suppress(SlurmError):
                         cancel_step(last.seat.step)
@@ -397,9 +403,9 @@ def give_up(folder: SweepFolder, run_id: str, tried: Tried, reason: str) -> None
         write_end(folder, run_id, last.number, replace(last.end, state="error", reason=f"given up: {reason}"))
 
 
-def silent_end(code: int, said: str) -> End:
-    """The end of an attempt whose processes ended without writing one."""
-    if any(word in said for word in DISK_WORDS):
+def silent_end(code: int, said: str, *, full: bool = False) -> End:
+    """The end of an attempt whose processes ended without writing one; `full`: the disk took nothing at that time."""
+    if full or any(word in said for word in DISK_WORDS):
         return End(state="lost", cause="disk", reason="it ended when its disk took no more", detail=said)
     if any(word in said for word in MEMORY_WORDS):
         return End(state="lost", cause="memory", reason="the kernel killed it for its memory", detail=said)

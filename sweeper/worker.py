@@ -14,7 +14,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TextIO
@@ -230,6 +230,17 @@ def _logging(path: Path) -> Iterator[None]:
         handler.close()
 
 
+@contextmanager
+def _lines(path: Path) -> Iterator[TextIO]:
+    """A file to append to; that its last lines find no room when it is closed is no error."""
+    file = path.open("a", encoding="utf-8")
+    try:
+        yield file
+    finally:
+        with suppress(OSError):
+            file.close()
+
+
 def _train(folder: SweepFolder, job: JobFile, place: Place, spec: RunSpec, number: int, stop: Stop) -> None:
     """Train a run to its outcome and write that down."""
     home, leads = folder.attempt(spec.run_id, number), place.rank == 0
@@ -237,7 +248,7 @@ def _train(folder: SweepFolder, job: JobFile, place: Place, spec: RunSpec, numbe
         os.environ["SWEEPER_INIT_METHOD"] = f"file://{(home / 'rendezvous').resolve()}"
     by_command = spec.trainer.kind == "command"
     with (
-        (home / "metrics.jsonl" if leads else Path(os.devnull)).open("a", encoding="utf-8") as metrics,
+        _lines(home / "metrics.jsonl" if leads else Path(os.devnull)) as metrics,
         _Recorder(folder, job, place, ((spec.run_id, number, metrics),), stop, by_command=by_command) as recorder,
     ):
         if by_command:
