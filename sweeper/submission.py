@@ -38,8 +38,8 @@ from sweeper.snapshot import take_snapshot
 from sweeper.spec import Cluster, RunSpec, Sweep
 from sweeper.status import FINISHED, State, states
 
-RUNNING_ARRAY = 1000
-"""Most elements of an array where the cluster does not say (slurm.conf: MaxArraySize 1001)."""
+MAX_ARRAY_SIZE = 1001
+"""Most elements of an array where the cluster does not say (slurm.conf, MaxArraySize)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,12 +230,12 @@ def _stages(jobs: Sequence[Job]) -> tuple[tuple[Job, ...], ...]:
 def arrays(
     jobs: Iterable[Job],
     cluster: Cluster,
-    max_array_size: int = RUNNING_ARRAY + 1,
+    max_array_size: int = MAX_ARRAY_SIZE,
     *,
     dependency: str = "",
     excluded: tuple[str, ...] = (),
 ) -> tuple[Array, ...]:
-    """Jobs by resource shape, in parts that the cluster's MaxArraySize (one more than the largest index) allows."""
+    """Jobs by resource shape, in parts of at most the cluster's MaxArraySize elements (their largest index + 1)."""
     by_shape: dict[tuple[Shape, int, int], list[Job]] = {}
     for job in jobs:
         shape = Shape(
@@ -246,7 +246,7 @@ def arrays(
             excluded=excluded,
         )
         by_shape.setdefault((shape, job.processes, len(job.runs)), []).append(job)
-    size = max(1, max_array_size - 1)
+    size = max(1, max_array_size)
     return tuple(
         Array(jobs=tuple(some[first : first + size]), shape=shape)
         for (shape, _, _), some in by_shape.items()
@@ -313,7 +313,7 @@ def dry_run(sweep: Sweep, plan: Plan, folder: SweepFolder) -> tuple[str, ...]:
     try:
         size = read_settings().max_array_size
     except SlurmError:
-        size = RUNNING_ARRAY + 1
+        size = MAX_ARRAY_SIZE
     made = arrays(plan.jobs, sweep.cluster, size, excluded=tuple(n.node for n in read_excluded(folder)))
     return tuple(
         sbatch_script(
