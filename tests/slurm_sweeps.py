@@ -1,6 +1,7 @@
 """Sweeps for the tests on a cluster: runs of seconds, submitted, disturbed and awaited."""
 
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -20,7 +21,8 @@ from sweeper.spec import RunSpec, Slurm, Sweep, Trainer, run_id
 from sweeper.submission import Submission, submit_sweep
 from sweeper.tend import Cycle, tend
 
-TOY = Path(__file__).parent / "toy_trainer.py"
+ROOT = Path(__file__).resolve().parent.parent
+TOY = ROOT / "tests" / "toy_trainer.py"
 
 
 def toy_spec(lr: float = 0.05, *options: str, steps: int = 20, step_s: float = 0.05, **trainer: Any) -> RunSpec:
@@ -126,13 +128,10 @@ def job_ids(cluster: SlurmCluster, states: Collection[str] = ("PENDING", "RUNNIN
     return [line.split()[0] for line in listed.splitlines() if line.split()[1] in states]
 
 
-def command_line(*arguments: str, cwd: Path) -> tuple[int, str, str]:
-    """Exit code and output of `sweeper …`, started as a program."""
-    import subprocess
-
+def command_line(*arguments: str, cwd: Path, checkout: Path = ROOT) -> tuple[int, str, str]:
+    """Exit code, output and errors of `sweeper …`, started as a program from the code in `checkout`."""
     start = "import sys; sys.argv = ['sweeper', *sys.argv[1:]]; from sweeper.cli import main; main()"
-    root = Path(__file__).resolve().parent.parent
-    environment = os.environ | {"PYTHONPATH": str(root), "COLUMNS": "200", "NO_COLOR": "1"}
+    environment = os.environ | {"PYTHONPATH": str(checkout), "COLUMNS": "200", "NO_COLOR": "1"}
     done = subprocess.run(
         [sys.executable, "-P", "-c", start, *arguments],
         cwd=cwd,
