@@ -12,7 +12,8 @@ from sweeper.slurm import SlurmError, requeue
 from sweeper.supervisor import Signals
 from sweeper.tend import tend
 
-EVERY_S = 60.0
+EVERY_S = float(os.environ.get("SWEEPER_KEEPER_S", "60"))
+"""Between two cycles."""
 
 
 def main(sweep_folder: str, every_s: float = EVERY_S) -> int:
