@@ -16,7 +16,7 @@ class DataError(SweeperError):
 
 
 class DiskError(SweeperError):
-    """A file cannot be written; nothing half written is left."""
+    """A file cannot be read or written, which may pass; nothing half written is left."""
 
 
 class TableError(SweeperError):

@@ -328,12 +328,15 @@ def read_json(path: Path, kind: type[T]) -> T | None:
 
     Raises:
         SweeperError: The file is there but is not what it should be.
+        DiskError: The disk does not give it, which may pass.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise DiskError(f"{path}: cannot be read ({error.strerror or error}); try again, or mend the disk") from error
+    except ValueError as error:
         raise SweeperError(f"{path}: not a readable record ({error}); move it away to run this cell again") from error
     return build(kind, values, str(path))
 
@@ -577,9 +580,15 @@ def write_beat(folder: SweepFolder, run_id: str, number: int, beat: Beat) -> Non
 
 
 def read_beat(folder: SweepFolder, run_id: str, number: int) -> Beat | None:
-    """The last heartbeat of an attempt; a torn one, after a power cut, is none."""
+    """The last heartbeat of an attempt; a torn one, after a power cut, is none.
+
+    Raises:
+        DiskError: The disk does not give it: whether the attempt lives is not known.
+    """
     try:
         return read_json(folder.attempt(run_id, number) / "heartbeat.json", Beat)
+    except DiskError:
+        raise
     except SweeperError:
         return None
 

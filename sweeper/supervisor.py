@@ -14,11 +14,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sweeper.errors import DiskError
 from sweeper.records import (
@@ -42,6 +42,8 @@ from sweeper.records import (
 from sweeper.retries import Tried, next_attempt
 from sweeper.slurm import SlurmError, cancel_step, is_preempted, requeue
 from sweeper.watchdog import STARTUP
+
+T = TypeVar("T")
 
 POLL_S = 0.25
 PASSED_ON: Mapping[int, signal.Signals] = {
@@ -136,8 +138,8 @@ def main(job_folder: str) -> int:
                 with patience:
                     watch.look_after(charge)
         time.sleep(patience.wait_s)
-    left = [c.run_id for c in charges if read_record(folder, c.run_id) is None]
-    if left and signals.requeues and not all(is_held(folder, run_id) for run_id in left):
+    left = patience.with_(lambda: [c.run_id for c in charges if read_record(folder, c.run_id) is None])
+    if left and signals.requeues and not patience.with_(lambda: all(is_held(folder, run_id) for run_id in left)):
         return _requeue(signals)
     return 1 if left else 0
 
@@ -192,6 +194,13 @@ class _Patience:
             say(f"waiting for the disk: {error}")
         self.wait_s = DISK_S if passes else POLL_S
         return passes
+
+    def with_(self, ask: Callable[[], T]) -> T:
+        """The answer to a question that the disk answers sooner or later."""
+        while True:
+            with self:
+                return ask()
+            time.sleep(self.wait_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import subprocess
@@ -107,6 +108,16 @@ def test_a_damaged_record_is_named_with_the_next_step(folder):
     write_text(path, '{"run_id": "ab')
     with pytest.raises(SweeperError, match=r"record\.json: not a readable record .* move it away"):
         read_record(folder, "abc")
+
+
+@pytest.mark.parametrize("read", [lambda folder: read_record(folder, "r"), lambda folder: read_beat(folder, "r", 1)])
+def test_a_file_that_the_disk_does_not_give_is_neither_missing_nor_damaged(folder, monkeypatch, read):
+    def stale(_path, **_how):
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(Path, "read_text", stale)
+    with pytest.raises(DiskError, match=r"cannot be read \(Stale file handle\); try again"):
+        read(folder)
 
 
 def test_attempts_are_numbered_from_one(folder):
