@@ -9,6 +9,7 @@ from pathlib import Path
 from sweeper.errors import SweeperError
 from sweeper.records import SweepFolder
 from sweeper.slurm import SlurmError, requeue
+from sweeper.submission import submit_keeper
 from sweeper.supervisor import Signals
 from sweeper.tend import tend
 
@@ -24,7 +25,7 @@ def main(sweep_folder: str, every_s: float = EVERY_S) -> int:
     while not signals.stops:
         try:
             cycle = tend(folder)
-        except SweeperError as error:  # the controller restarts, or somebody launches: the next cycle will do
+        except (SweeperError, OSError) as error:  # a controller that restarts, a shaky disk: the next cycle will do
             print(f"{time.strftime('%F %T')} {error}", flush=True)
         else:
             for sentence in cycle.said:
@@ -37,9 +38,16 @@ def main(sweep_folder: str, every_s: float = EVERY_S) -> int:
         try:
             requeue(os.environ["SLURM_JOB_ID"])
         except SlurmError as error:
-            print(f"this cluster does not requeue ({error}); submit another keeper: sweeper launch --keeper")
-            return 1
+            print(f"this cluster does not requeue ({error}): handing over to job {_successor(folder)}", flush=True)
     return 1
+
+
+def _successor(folder: SweepFolder) -> str:
+    """Another keeper, for a cluster on which this one cannot put itself back."""
+    try:
+        return submit_keeper(folder, besides=os.environ["SLURM_JOB_ID"])
+    except SweeperError as error:
+        return f"none ({error}); submit another keeper: sweeper launch --keeper"
 
 
 def _sleep(seconds: float, signals: Signals) -> None:

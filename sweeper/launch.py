@@ -38,7 +38,7 @@ from sweeper.records import (
     write_text,
 )
 from sweeper.scheduler import local
-from sweeper.slurm import Queue, ask_queue
+from sweeper.slurm import Queue, Settings, ask_queue
 from sweeper.snapshot import take_snapshot
 from sweeper.spec import Cluster, RunSpec, Sweep
 from sweeper.status import ACTIVE, FINISHED, State, state_of, states
@@ -101,10 +101,14 @@ def plan_sweep(sweep: Sweep, specs: Sequence[RunSpec], folder: SweepFolder) -> P
 
 def ask_about(folder: SweepFolder) -> Queue | None:
     """What SLURM says of the jobs of a sweep; None where it has none there."""
-    submitted = [(name, job.time) for name, (job, _) in read_jobs(folder).items() if job.cluster is not None]
-    if not submitted:
-        return None
-    return ask_queue([name for name, _ in submitted], since=min(since for _, since in submitted))
+    jobs = [job for job, _ in read_jobs(folder).values() if job.cluster is not None]
+    return ask_about_jobs(jobs) if jobs else None
+
+
+def ask_about_jobs(jobs: Sequence[JobFile], settings: Settings | None = None) -> Queue:
+    """What SLURM says of these jobs, and of all others of this user."""
+    sizes = {job.job: len(job.tasks) for job in jobs}
+    return ask_queue(sizes, settings=settings, since=min((job.time for job in jobs), default=None))
 
 
 def measured(evidence: Mapping[str, Evidence]) -> Speeds:

@@ -95,6 +95,8 @@ class Look:
     excluded: tuple[ExcludedNode, ...]
     others: int
     """Runs of the sweep's folder that were not looked at."""
+    keeper_job: str = ""
+    """What the job is called that tends the sweep."""
 
     @property
     def launched(self) -> frozenset[str]:
@@ -106,7 +108,7 @@ class Look:
         """The job that tends the sweep, if one waits or runs."""
         if self.queue is None or self.launch is None:
             return None
-        task = self.queue.tasks.get((keeper_name(self.launch), 0))
+        task = self.queue.tasks.get((self.keeper_job, 0))
         return task if task is not None and task.life in ("queued", "alive") else None
 
 
@@ -116,6 +118,7 @@ def take_look(folder: SweepFolder, run_ids: Iterable[str], *, ask: bool = True) 
     queue = ask_about(folder) if ask else None
     evidence = read_evidence(folder, wanted, queue)
     jobs, launch = read_jobs(folder), read_launch(folder)
+    launched = launch.by_run() if launch else {}
     beats, held, verdicts = {}, {}, {}
     for run_id, seen in evidence.items():
         last = seen.attempts[-1] if seen.attempts else None
@@ -127,8 +130,10 @@ def take_look(folder: SweepFolder, run_ids: Iterable[str], *, ask: bool = True) 
         if seen.held and (why := read_held(folder, run_id)) is not None:
             held[run_id] = why
         if launch is not None and last is not None and last.end is not None:
-            verdicts[run_id] = next_attempt(tries(folder, run_id), launch.cluster)
+            part = launched.get(run_id)
+            verdicts[run_id] = next_attempt(tries(folder, run_id), part.cluster if part else launch.cluster)
     return Look(
+        keeper_job=keeper_name(folder),
         time=time.time(),
         queue=queue,
         launch=launch,

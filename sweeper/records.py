@@ -28,7 +28,7 @@ from typing import Any, Literal, TypeVar
 from model.config import Execution
 from sweeper.errors import DiskError, LaunchError, SweeperError
 from sweeper.files import replacing
-from sweeper.slurm import Life, Queue, Task
+from sweeper.slurm import LIVES, Life, Queue, Task
 from sweeper.spec import Cluster, RunSpec, Value
 from sweeper.typed import build, plain
 
@@ -234,6 +234,8 @@ class JobFile:
     """Of one run."""
     time: float = 0.0
     """When it was written, seconds since the epoch."""
+    uid: int = -1
+    """Of the user who submitted it: SLURM is asked about this user's jobs only; -1 for a job of this machine."""
 
     @property
     def runs(self) -> tuple[str, ...]:
@@ -485,7 +487,7 @@ def lost_end(attempt: Attempt, task: Task | None = None) -> End:
     if state == "CANCELLED":
         return End(state="stopped", cause="cancelled", reason=f"its job was cancelled{where}")
     words = f" (SLURM: {state})" if state else ""
-    return End(state="lost", cause="node" if not state else "killed", reason=f"it went silent{where}{words}")
+    return End(state="lost", cause="killed" if state else "", reason=f"it went silent{where}{words}")
 
 
 STALE_S = 900.0
@@ -609,6 +611,8 @@ class Renewed:
     """When somebody last asked for a run again."""
 
     time: float
+    attempts: int = 0
+    """Its attempts until then: they no longer count."""
 
 
 def hold_run(folder: SweepFolder, run_id: str, reason: str) -> None:
@@ -619,8 +623,9 @@ def hold_run(folder: SweepFolder, run_id: str, reason: str) -> None:
 def renew_run(folder: SweepFolder, run_id: str) -> None:
     """Let a run be started again, with all its attempts before it."""
     (folder.run(run_id) / "held.json").unlink(missing_ok=True)
-    if read_attempts(folder, run_id):
-        write_json(folder.run(run_id) / "retry.json", Renewed(time=time.time()))
+    attempts = read_attempts(folder, run_id)
+    last = attempts[-1].number if attempts else 0
+    write_json(folder.run(run_id) / "retry.json", Renewed(time=time.time(), attempts=last))
 
 
 def read_held(folder: SweepFolder, run_id: str) -> Held | None:
@@ -635,8 +640,13 @@ def is_held(folder: SweepFolder, run_id: str) -> bool:
 def counted_attempts(folder: SweepFolder, run_id: str) -> tuple[Attempt, ...]:
     """The attempts since somebody last asked for the run: those that its limits count."""
     attempts = read_attempts(folder, run_id)
-    renewed = read_json(folder.run(run_id) / "retry.json", Renewed)
-    return attempts if renewed is None else tuple(a for a in attempts if a.owner.time > renewed.time)
+    renewed = read_renewed(folder, run_id)
+    return attempts if renewed is None else tuple(a for a in attempts if a.number > renewed.attempts)
+
+
+def read_renewed(folder: SweepFolder, run_id: str) -> Renewed | None:
+    """When somebody last asked for a run again; None if nobody did."""
+    return read_json(folder.run(run_id) / "retry.json", Renewed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -679,6 +689,18 @@ def clear_excluded(folder: SweepFolder, names: Iterable[str]) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Launched:
+    """Runs that one launch handed over, with what it froze for them."""
+
+    runs: tuple[str, ...]
+    cluster: Cluster
+    execution: Execution
+    code: str
+    canaries: tuple[str, ...] = ()
+    """Those of them that the others wait for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchFile:
     """What was launched on a cluster, frozen: all that tending needs, whatever becomes of the YAML."""
 
@@ -686,8 +708,29 @@ class LaunchFile:
     runs: tuple[str, ...]
     """Every cell that was ever launched."""
     cluster: Cluster
+    """Of the last launch, like what follows."""
     execution: Execution
     code: str
+    canaries: tuple[str, ...] = ()
+    earlier: tuple[Launched, ...] = ()
+    """Runs that the last launch did not hand over itself: they keep what theirs froze."""
+
+    @property
+    def launches(self) -> tuple[Launched, ...]:
+        """Each run with the launch that handed it over last."""
+        before = {run_id for part in self.earlier for run_id in part.runs}
+        last = Launched(
+            runs=tuple(run_id for run_id in self.runs if run_id not in before),
+            cluster=self.cluster,
+            execution=self.execution,
+            code=self.code,
+            canaries=self.canaries,
+        )
+        return tuple(part for part in (*self.earlier, last) if part.runs)
+
+    def by_run(self) -> dict[str, Launched]:
+        """The launch that handed each run over last."""
+        return {run_id: part for part in self.launches for run_id in part.runs}
 
 
 def write_launch(folder: SweepFolder, launch: LaunchFile) -> None:
@@ -782,6 +825,8 @@ class Evidence:
     """The liveliest of the jobs that contain the run."""
     held: bool = False
     """Whether it was cancelled."""
+    damaged: str = ""
+    """What is wrong with a file of it that cannot be read: nothing is concluded then."""
 
 
 JobLives = Mapping[tuple[str, int], Life]
@@ -810,10 +855,6 @@ def read_evidence(
     return {r: _evidence(folder, r, holding.get(r, "none"), lives, queue) if r in known else nothing for r in run_ids}
 
 
-LIVES: tuple[Life, ...] = ("none", "unknown", "queued", "alive")
-"""From dead to living."""
-
-
 def job_life(job: JobFile, submitted: Submitted | None, index: int, queue: Queue | None) -> Life:
     """Whether an element of a job lives: by its process on this machine, by SLURM's word on a cluster.
 
@@ -825,6 +866,8 @@ def job_life(job: JobFile, submitted: Submitted | None, index: int, queue: Queue
         return "alive" if owner is not None and owner.here and owner.alive else "none"
     if queue is None or not queue.answers or (submitted is not None and submitted.cluster != queue.cluster):
         return "unknown"
+    if job.uid not in (-1, os.getuid()):
+        return "unknown"  # another user's: squeue was not asked for it
     return queue.life(job.job, index, since=submitted.time if submitted else job.time)
 
 
@@ -837,6 +880,13 @@ def _names(path: Path) -> tuple[str, ...]:
 
 
 def _evidence(folder: SweepFolder, run_id: str, job: Life, lives: JobLives, queue: Queue | None) -> Evidence:
+    try:
+        return _readable_evidence(folder, run_id, job, lives, queue)
+    except SweeperError as error:  # one bad file must not stop what others need
+        return Evidence(job=job, damaged=str(error))
+
+
+def _readable_evidence(folder: SweepFolder, run_id: str, job: Life, lives: JobLives, queue: Queue | None) -> Evidence:
     record = read_record(folder, run_id)
     if record is not None:
         return Evidence(record=record)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from sweeper.records import Attempt, Beat
+from sweeper.records import Attempt, Beat, End
 from sweeper.spec import Cluster
 
 Tried = Sequence[tuple[Attempt, Beat | None]]
@@ -30,31 +30,45 @@ class Verdict:
 def next_attempt(tried: Tried, cluster: Cluster) -> Verdict:
     """The verdict on a run.
 
-    Attempts that were stopped (time limit, preemption) after getting further than all before them are free. Every other
-    end counts, until an attempt gets further again; crashes wait longer each time. A lack of memory is met by a smaller
-    micro-batch at once.
+    Attempts that were stopped (time limit, preemption) after getting further than they began are free: they wrote a
+    checkpoint. What displaced a run before that (preemption at its start, a lost node) has a limit of its own. Every
+    other end counts, until an attempt gets further than all before it; crashes wait longer each time. A lack of memory
+    is met by a smaller micro-batch at once.
     """
-    failures, best, last = 0, -1, None
+    failures, displacements, best, last = 0, 0, -1, None
     for attempt, beat in tried:
         end = attempt.end
         if end is None or end.cause in BLAMELESS:
             continue
-        reached = beat.step if beat else 0
-        advanced = reached > max(best, beat.first_step if beat else 0)
+        began, reached = (beat.first_step, beat.step) if beat else (0, 0)
+        advanced = reached > max(best, began) or (end.state == "stopped" and reached > began)
         best = max(best, reached)
         last = end
         free = end.state == "stopped" and advanced
-        failures = (0 if advanced else failures) + (not free)
+        displaced = is_displaced(end)
+        failures = (0 if advanced else failures) + (not free and not displaced)
+        displacements = 0 if advanced else displacements + displaced
     if last is None:
         return Verdict(action="try")
+    if displacements >= MOST_DISPLACEMENTS:
+        reason = f"{displacements} attempts in a row were displaced before they got further; the last: {last.reason}"
+        return Verdict(action="give up", failures=displacements, reason=reason)
     if failures >= cluster.attempts and not (last.cause == "memory" and can_halve(tried)):
         reason = f"{failures} attempts in a row ended badly" if failures > 1 else "its attempt ended badly"
         return Verdict(action="give up", failures=failures, reason=f"{reason}; the last: {last.reason}")
     wait = 0.0
-    displaced = last.state == "lost" and last.cause in ("node", "signal")  # by what the run has no part in
-    if failures and last.cause != "memory" and last.state != "stopped" and not displaced:
+    if failures and last.cause != "memory" and last.state != "stopped" and not is_displaced(last):
         wait = cluster.backoff_s[min(failures, len(cluster.backoff_s)) - 1]
     return Verdict(action="try", at=last.time + wait, failures=failures)
+
+
+MOST_DISPLACEMENTS = 20
+"""So many nodes lost, or preemptions at the start, in a row are no chance any more."""
+
+
+def is_displaced(end: End) -> bool:
+    """Whether an attempt ended by what its run has no part in: a preemption, a node that went."""
+    return end.cause == "signal" or (end.state == "lost" and end.cause == "node")
 
 
 MOST_HALVINGS = 8

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -26,6 +26,8 @@ ENDED = frozenset({"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY
 """States of squeue(1), "JOB STATE CODES". NODE_FAIL and PREEMPTED are in none: SLURM may yet run the job again."""
 
 Life = Literal["none", "unknown", "queued", "alive"]
+LIVES: tuple[Life, ...] = ("none", "unknown", "queued", "alive")
+"""From dead to living."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +109,20 @@ class SlurmError(Exception):
     """A command of SLURM failed or did not answer; its message is SLURM's own, in one line."""
 
 
+WHERE = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS", "SLURM_JWT")
+"""Variables that say which cluster is meant, and who asks."""
+
+
+def environment() -> dict[str, str]:
+    """This process's environment for all commands of SLURM alike: which cluster, and nothing else of SLURM's.
+
+    What a user sets for own use (SQUEUE_FORMAT, SBATCH_TIMELIMIT) would override what we ask for, and the variables of
+    the allocation that a launcher itself runs in would be handed on to its jobs.
+    """
+    others = ("SLURM_", "SBATCH_", "SALLOC_", "SRUN_", "SQUEUE_", "SACCT_", "SCANCEL_", "SINFO_", "SCONTROL_")
+    return {k: v for k, v in os.environ.items() if k in WHERE or not k.startswith(others)}
+
+
 def is_installed() -> bool:
     """Whether this machine has SLURM's commands."""
     return shutil.which("squeue") is not None
@@ -118,8 +134,6 @@ def call(*command: str, timeout_s: float = TIMEOUT_S) -> str:
     Raises:
         SlurmError: It failed, is not installed or does not answer.
     """
-    # Options that a user set for own use (SQUEUE_FORMAT, SACCT_FORMAT, SLURM_TIME_FORMAT) must not change the answer.
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("SQUEUE_", "SACCT_", "SLURM_TIME"))}
     try:
         done = subprocess.run(
             command,
@@ -127,7 +141,7 @@ def call(*command: str, timeout_s: float = TIMEOUT_S) -> str:
             text=True,
             timeout=timeout_s,
             stdin=subprocess.DEVNULL,
-            env=environment | {"LC_ALL": "C.UTF-8"},
+            env=environment() | {"LC_ALL": "C.UTF-8"},
             errors="replace",
         )
     except FileNotFoundError as error:
@@ -154,11 +168,13 @@ QUEUE_FIELDS = ("ArrayJobID", "ArrayTaskID", "State", "Reason", "NodeList", "Res
 ACCOUNT_FIELDS = ("JobID", "JobName", "State", "ExitCode", "NodeList", "Submit")
 
 
-def ask_queue(names: Collection[str] = (), *, settings: Settings | None = None, since: float | None = None) -> Queue:
-    """Ask once about all jobs of this user: squeue, then accounting about those of `names` that it does not list.
+def ask_queue(
+    sizes: Mapping[str, int] | None = None, *, settings: Settings | None = None, since: float | None = None
+) -> Queue:
+    """Ask once about all jobs of this user: squeue, then accounting about what it does not list of `sizes`.
 
     Args:
-        names: Job names that must be accounted for.
+        sizes: Names of jobs that must be accounted for, with the number of their elements.
         settings: Of the cluster, where they are known already.
         since: When the oldest of them was submitted, seconds since the epoch; accounting is read from there on.
     """
@@ -170,16 +186,16 @@ def ask_queue(names: Collection[str] = (), *, settings: Settings | None = None, 
         listed = _listed()
     except SlurmError as error:
         return Queue(error=str(error), time=now)
-    missing = sorted(set(names) - {name for name, _ in listed})
+    missing = sorted(name for name, size in (sizes or {}).items() if any((name, i) not in listed for i in range(size)))
     ended = _accounted(missing, since or now - 7 * 86400) if missing and known.accounting else {}
     return Queue(cluster=known.cluster, answers=True, tasks=listed, ended=ended, time=now)
 
 
 def _listed() -> dict[tuple[str, int], Task]:
-    """What squeue lists; a requeued job may be listed twice with other states: the last line wins."""
+    """What squeue lists; of a name that it lists twice the livelier, of equals the last."""
     columns = ",".join([*(f"{name}:|" for name in QUEUE_FIELDS), "Name:256"])
     text = call("squeue", f"--user={os.getuid()}", "--array", "--states=all", "--noheader", "-O", columns)
-    found = {}
+    found: dict[tuple[str, int], Task] = {}
     for line in text.splitlines():
         parts = line.split("|", len(QUEUE_FIELDS))
         if len(parts) != len(QUEUE_FIELDS) + 1:
@@ -194,7 +210,9 @@ def _listed() -> dict[tuple[str, int], Task]:
             nodes=nodes,
             restarts=int(restarts) if restarts.isdigit() else 0,
         )
-        found[task.name, task.index] = task
+        before = found.get((task.name, task.index))
+        if before is None or LIVES.index(task.life) >= LIVES.index(before.life):
+            found[task.name, task.index] = task
     return found
 
 
@@ -232,7 +250,7 @@ def find_job(name: str) -> str | None:
     Raises:
         SlurmError: The controller does not answer, so nothing is known.
     """
-    queue = ask_queue([name])
+    queue = ask_queue({name: 1})
     if not queue.answers:
         raise SlurmError(queue.error)
     for found in (queue.tasks, queue.ended):
@@ -318,6 +336,9 @@ def host_names(expression: str) -> tuple[str, ...]:
     return tuple(call("scontrol", "show", "hostnames", expression).split())
 
 
+VAGUE = "violates accounting/QOS policy"
+NEVER_WORDS = ("PerJob", "WallDuration", "MaxWall")
+"""Limits of a single job: waiting does not help."""
 LIMIT_WORDS = (
     "QOSMax",
     "QOSGrp",
@@ -325,7 +346,7 @@ LIMIT_WORDS = (
     "AssocGrp",
     "MaxSubmitJob",
     "submit limit",
-    "violates accounting/QOS policy",
+    VAGUE,
     "temporarily unable to accept job",
 )
 """How sbatch says that no more jobs are taken for now (Slurm 22.05, slurm_strerror)."""
@@ -336,8 +357,17 @@ def is_limit(message: str) -> bool:
 
     >>> is_limit("sbatch: error: QOSMaxSubmitJobPerUserLimit"), is_limit("Invalid partition name specified")
     (True, False)
+    >>> is_limit("sbatch: error: QOSMaxWallDurationPerJobLimit")
+    False
     """
-    return any(word.lower() in message.lower() for word in LIMIT_WORDS)
+    said = message.lower()
+    return any(word.lower() in said for word in LIMIT_WORDS) and not any(word.lower() in said for word in NEVER_WORDS)
+
+
+def is_vague(message: str) -> bool:
+    """Whether a refusal may be a limit that passes or one that does not: SLURM says the same for both."""
+    named = [word for word in LIMIT_WORDS if word != VAGUE]
+    return VAGUE.lower() in message.lower() and not any(word.lower() in message.lower() for word in named)
 
 
 def is_silence(message: str) -> bool:

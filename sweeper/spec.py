@@ -121,6 +121,11 @@ class Slurm:
             f"cluster.slurm.time_min {self.time_min} leaves a job less than twice signal_s {self.signal_s} s; "
             "raise the time or lower the signal",
         )
+        for name in self.environment:
+            check(
+                name.isidentifier() and name.isascii(),
+                f"cluster.slurm.environment has {name!r}, which is no variable's name; use letters, digits and _",
+            )
         for name, text in self._words().items():
             check("\n" not in text, f"cluster.slurm.{name} must be one line, got {text!r}")
 

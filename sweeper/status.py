@@ -9,9 +9,9 @@ State = Literal["new", "queued", "running", "unknown", "stopped", "failed", "can
 """`done` and `diverged` are results and stay; `new`, `stopped` and `failed` are run by the next launch.
 
 A `queued` run waits in SLURM. `running` covers runs whose job has started but not yet claimed them. An `unknown` one
-was handed to a scheduler that cannot be asked now. A `stopped` run was interrupted (signal, kill, power, a lost
-process) and resumes from its checkpoint; a `failed` one ended in an error of its own, or too often in other ways; a
-`cancelled` one waits until a person asks for it again.
+was handed to a scheduler that cannot be asked now, or has a file that cannot be read. A `stopped` run was interrupted
+(signal, kill, power, a lost process) and resumes from its checkpoint; a `failed` one ended in an error of its own, or
+too often in other ways; a `cancelled` one waits until a person asks for it again.
 """
 
 STATES: tuple[State, ...] = (
@@ -38,6 +38,8 @@ def state_of(evidence: Evidence) -> State:
     """The state that the evidence supports; a record outweighs everything, unknown is not dead."""
     if evidence.record is not None:
         return evidence.record.state
+    if evidence.damaged:
+        return "unknown"
     last = evidence.attempts[-1] if evidence.attempts else None
     if evidence.holder == "alive" or evidence.job == "alive":
         return "running"

@@ -3,14 +3,12 @@
 import getpass
 import socket
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from sweeper.errors import LaunchError, SweeperError
-from sweeper.launch import measured
+from sweeper.errors import SweeperError
+from sweeper.launch import ask_about_jobs, measured
 from sweeper.overview import Look, Row
-from sweeper.plan import make_plan
 from sweeper.records import (
     ExcludedNode,
     Owner,
@@ -18,11 +16,10 @@ from sweeper.records import (
     clear_excluded,
     hold_run,
     is_held,
-    launcher_lock,
     read_evidence,
     read_excluded,
+    read_jobs,
     read_record,
-    read_spec,
     renew_run,
     write_excluded,
 )
@@ -38,7 +35,7 @@ from sweeper.slurm import (
     read_settings,
 )
 from sweeper.status import FINISHED, STARTABLE, State, state_of
-from sweeper.submission import Sent, close_ended, submit_jobs, tell_waiting
+from sweeper.submission import Sent, close_ended, patient_lock, submit_again, tell_waiting
 from sweeper.typed import did_you_mean
 
 STOP_S = 20.0
@@ -46,28 +43,6 @@ STOP_S = 20.0
 ASK_AGAIN_S = 1.0
 """Between two requests to stop: a worker that is still importing misses the first."""
 POLL_S = 0.1
-LOCK_S = 30.0
-"""How long to wait for a launch, or a cycle of tending, that holds the sweep."""
-
-
-@contextmanager
-def patient_lock(folder: SweepFolder, wait_s: float = LOCK_S) -> Iterator[Callable[[], None]]:
-    """The lock of the sweep, waited for: a cycle of tending holds it for a moment.
-
-    Raises:
-        LaunchError: Another launch of this sweep goes on.
-    """
-    deadline = time.monotonic() + wait_s
-    with ExitStack() as stack:
-        while True:
-            try:
-                renew = stack.enter_context(launcher_lock(folder))
-                break
-            except LaunchError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(POLL_S)
-        yield renew
 
 
 # ── cancel ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -219,7 +194,7 @@ def retry_runs(folder: SweepFolder, rows: Sequence[Row], look: Look) -> Retried:
             settings = read_settings()
         except SlurmError as error:
             raise _silent(error) from error
-        queue = ask_queue(settings=settings)
+        queue = ask_about_jobs([job for job, _ in read_jobs(folder).values() if job.cluster is not None], settings)
         if not queue.answers:
             raise _silent(SlurmError(queue.error))
         close_ended(folder, queue)
@@ -229,10 +204,8 @@ def retry_runs(folder: SweepFolder, rows: Sequence[Row], look: Look) -> Retried:
         for run_id in again:
             renew_run(folder, run_id)
         known = set(launch.runs)
-        specs = [read_spec(folder, run_id) for run_id in again if run_id in known]
         speeds = measured(read_evidence(folder, launch.runs, jobs=False))
-        plan = make_plan(launch.sweep, specs, {}, launch.cluster, launch.execution, speeds)
-        sent = submit_jobs(folder, launch, plan.jobs, settings, renew=renew)
+        sent = submit_again(folder, launch, again, speeds, queue, settings, renew=renew)
     return Retried(
         renewed=len(again), left=len(rows) - len(again), sent=sent, unknown=sum(r not in known for r in again)
     )

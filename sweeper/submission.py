@@ -1,16 +1,21 @@
 """Hand the runs of a sweep to SLURM and return: intents first, then arrays, one per resource shape and part of it."""
 
+import hashlib
 import os
+import re
+import shutil
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import defaultdict, deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 
 from sweeper.errors import LaunchError
-from sweeper.launch import check_runs, measured
-from sweeper.plan import Job, Plan, make_plan, plan_json
+from sweeper.launch import ask_about_jobs, check_runs, measured
+from sweeper.plan import Job, Plan, Speeds, make_plan, plan_json
 from sweeper.records import (
     JobFile,
+    Launched,
     LaunchFile,
     Submitted,
     SweepFolder,
@@ -23,6 +28,7 @@ from sweeper.records import (
     read_excluded,
     read_jobs,
     read_launch,
+    read_spec,
     renew_run,
     write_end,
     write_job,
@@ -91,7 +97,7 @@ def submit_sweep(
     require_slurm()
     for note in (*sweep.notes, *check_runs(specs, sweep.cluster)):
         tell(note)
-    with launcher_lock(folder) as renew:
+    with patient_lock(folder) as renew:
         queue, settings = _ask(folder)
         evidence = read_evidence(folder, [spec.run_id for spec in specs], queue)
         plan = make_plan(sweep.name, specs, states(evidence), sweep.cluster, sweep.execution, measured(evidence))
@@ -101,14 +107,10 @@ def submit_sweep(
         write_text(folder.path / "sweep.yaml", sweep.resolved)
         write_json(folder.path / "plan.json", plan_json(plan))
         code = take_snapshot(folder.code)
-        before = read_launch(folder)
-        known = dict.fromkeys([*(before.runs if before else ()), *(run.run_id for run in plan.runs)])
-        launch = LaunchFile(
-            sweep=sweep.name, runs=tuple(known), cluster=sweep.cluster, execution=sweep.execution, code=code
-        )
+        launch = _launch_file(sweep, plan, code, read_launch(folder), canary=canary)
         write_launch(folder, launch)
         found = {run.run_id: run.state for run in plan.runs}
-        sent = submit_jobs(folder, launch, plan.jobs, settings, renew=renew, canary=canary)
+        sent = submit_jobs(folder, launch.sweep, launch.launches[-1], plan.jobs, queue, settings, renew=renew)
     count = list(found.values()).count
     return Submission(
         jobs=sent.jobs,
@@ -119,6 +121,49 @@ def submit_sweep(
         waiting=sent.waiting,
         limit=sent.limit,
         states=plan.totals.states,
+    )
+
+
+LOCK_S = 60.0
+"""How long a command waits for a cycle of tending to end."""
+LOCK_POLL_S = 0.2
+
+
+@contextmanager
+def patient_lock(folder: SweepFolder, wait_s: float = LOCK_S) -> Iterator[Callable[[], None]]:
+    """The lock of the sweep, waited for: a cycle of tending holds it for a moment.
+
+    Raises:
+        LaunchError: Another launch of this sweep goes on.
+    """
+    deadline = time.monotonic() + wait_s
+    with ExitStack() as stack:
+        while True:
+            try:
+                renew = stack.enter_context(launcher_lock(folder))
+                break
+            except LaunchError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(LOCK_POLL_S)
+        yield renew
+
+
+def _launch_file(sweep: Sweep, plan: Plan, code: str, before: LaunchFile | None, *, canary: bool) -> LaunchFile:
+    """The launch file with this launch as its last: what it hands over now is its own, the rest stays with theirs."""
+    handed = {spec.run_id for job in plan.jobs for spec in job.runs}
+    parts = before.launches if before else ()
+    kept = [replace(part, runs=tuple(r for r in part.runs if r not in handed)) for part in parts]
+    known = dict.fromkeys([*(before.runs if before else ()), *(run.run_id for run in plan.runs)])
+    canaries = _stages(plan.jobs)[0] if canary and len(plan.jobs) > 2 else ()
+    return LaunchFile(
+        sweep=sweep.name,
+        runs=tuple(known),
+        cluster=sweep.cluster,
+        execution=sweep.execution,
+        code=code,
+        canaries=tuple(spec.run_id for job in canaries for spec in job.runs),
+        earlier=tuple(part for part in kept if part.runs),
     )
 
 
@@ -134,7 +179,7 @@ def _ask(folder: SweepFolder) -> tuple[Queue, Settings]:
         raise LaunchError(
             f"SLURM does not answer ({error}); nothing was submitted: launch again when it does"
         ) from error
-    queue = ask_queue(settings=settings)
+    queue = ask_about_jobs([job for job, _ in read_jobs(folder).values() if job.cluster is not None], settings)
     if not queue.answers:
         raise LaunchError(f"SLURM does not answer ({queue.error}); nothing was submitted: launch again")
     close_ended(folder, queue)
@@ -189,14 +234,18 @@ class Sent:
 
 def submit_jobs(
     folder: SweepFolder,
-    launch: LaunchFile,
+    sweep: str,
+    launch: Launched,
     jobs: Sequence[Job],
+    queue: Queue,
     settings: Settings,
     *,
     renew: Callable[[], None],
-    canary: bool = False,
 ) -> Sent:
-    """Submit jobs as arrays until done, or until a limit of SLURM is reached.
+    """Submit jobs of one launch as arrays until done, or until a limit of SLURM is reached.
+
+    An array that meets a limit is halved: part of it may find room. The canaries of the launch go first; with them, the
+    others wait in SLURM until they have a result.
 
     Raises:
         LaunchError: SLURM refuses an array, or does not say whether it took it; what went before stays submitted.
@@ -205,15 +254,22 @@ def submit_jobs(
     submitted, limit = 0, ""
     numbers: list[str] = []
     total = sum(len(job.runs) for job in jobs)
-    for stage in _stages(jobs) if canary else (tuple(jobs),):
-        after = f"afterok:{':'.join(numbers)}" if canary and numbers else ""
-        for array in arrays(stage, launch.cluster, settings.max_array_size, dependency=after, excluded=excluded):
+    first = [job for job in jobs if any(spec.run_id in launch.canaries for spec in job.runs)]
+    for stage in [first, [job for job in jobs if job not in first]] if first else [list(jobs)]:
+        after = f"afterok:{':'.join(numbers)}" if numbers else ""
+        waiting = deque(arrays(stage, launch.cluster, settings.max_array_size, dependency=after, excluded=excluded))
+        while waiting:
+            array = waiting.popleft()
             renew()
             try:
-                numbers.append(_submit(folder, launch, array, settings))
+                numbers.append(_submit(folder, sweep, launch, array, queue, settings, renew))
             except LimitError as error:
                 limit = str(error)
-                break
+                if len(array.jobs) == 1:
+                    break
+                # What follows is not tried before this: the longest runs are to begin first.
+                waiting = deque(_halves(array))
+                continue
             submitted += sum(len(job.runs) for job in array.jobs)
         if limit:
             break
@@ -225,6 +281,45 @@ def _stages(jobs: Sequence[Job]) -> tuple[tuple[Job, ...], ...]:
     if len(jobs) <= 2:
         return (tuple(jobs),)
     return (jobs[0], jobs[-1]), tuple(jobs[1:-1])
+
+
+def submit_again(
+    folder: SweepFolder,
+    launch: LaunchFile,
+    run_ids: Collection[str],
+    speeds: Speeds,
+    queue: Queue,
+    settings: Settings,
+    *,
+    renew: Callable[[], None],
+) -> Sent:
+    """Submit launched runs again, each with the profile, the execution and the code that its own launch froze.
+
+    Raises:
+        LaunchError: SLURM refuses an array, or does not say whether it took it; what went before stays submitted.
+    """
+    sent = Sent(jobs=(), submitted=0, waiting=0, limit="")
+    for part in launch.launches:
+        specs = [read_spec(folder, run_id) for run_id in part.runs if run_id in run_ids]
+        if not specs:
+            continue
+        plan = make_plan(launch.sweep, specs, {}, part.cluster, part.execution, speeds)
+        if sent.limit:
+            sent = replace(sent, waiting=sent.waiting + len(specs))
+            continue
+        more = submit_jobs(folder, launch.sweep, part, plan.jobs, queue, settings, renew=renew)
+        sent = Sent(
+            jobs=sent.jobs + more.jobs,
+            submitted=sent.submitted + more.submitted,
+            waiting=sent.waiting + more.waiting,
+            limit=more.limit,
+        )
+    return sent
+
+
+def _halves(array: Array) -> tuple[Array, Array]:
+    middle = len(array.jobs) // 2
+    return replace(array, jobs=array.jobs[:middle]), replace(array, jobs=array.jobs[middle:])
 
 
 def arrays(
@@ -254,37 +349,46 @@ def arrays(
     )
 
 
-def intent(launch: LaunchFile, array: Array, name: str, code: str) -> JobFile:
+def intent(launch: Launched, array: Array, name: str) -> JobFile:
     """What is written down of an array before it is submitted."""
     first = array.jobs[0]
     return JobFile(
         job=name,
         tasks=tuple(tuple(spec.run_id for spec in job.runs) for job in array.jobs),
-        code=code,
+        code=launch.code,
         processes=first.processes,
         heartbeat_s=launch.cluster.heartbeat_s,
         execution=launch.execution,
         cluster=launch.cluster,
         nodes=first.nodes,
         time=time.time(),
+        uid=os.getuid(),
     )
 
 
-def _submit(folder: SweepFolder, launch: LaunchFile, array: Array, settings: Settings) -> str:
+def _submit(
+    folder: SweepFolder,
+    sweep: str,
+    launch: Launched,
+    array: Array,
+    queue: Queue,
+    settings: Settings,
+    renew: Callable[[], None],
+) -> str:
     """Write the intent of an array and submit it; SLURM's number of it."""
     write_specs(folder, (spec for job in array.jobs for spec in job.runs))
     for job in array.jobs:
         for spec in job.runs:
-            _end_open(folder, spec.run_id)
-    name = f"{launch.sweep.replace('/', '-')}-{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(4).hex()}"
-    file = intent(launch, array, name, launch.code)
+            _end_open(folder, spec.run_id, queue)
+    name = f"{_in_a_name(sweep)}-{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(4).hex()}"
+    file = intent(launch, array, name)
     path = write_job(folder, file)
     script = path / "script.sh"
     write_text(script, sbatch_script(file, array.shape, folder))
     try:
-        number = submit_script(script, name)
+        number = submit_script(script, name, renew)
     except LimitError:
-        close_job(path, "SLURM takes no more jobs for now")
+        shutil.rmtree(path, ignore_errors=True)  # SLURM does not have it: there is nothing to remember
         raise
     except UnansweredError:
         raise
@@ -295,43 +399,46 @@ def _submit(folder: SweepFolder, launch: LaunchFile, array: Array, settings: Set
     return number
 
 
-def _end_open(folder: SweepFolder, run_id: str) -> None:
+def _end_open(folder: SweepFolder, run_id: str, queue: Queue) -> None:
     """Give an end to an attempt that nobody makes any more: who submits its run again has made sure of that.
 
     Else the next attempt would wait for the first one's heart to have been still for long enough.
     """
     attempts = read_attempts(folder, run_id)
     if attempts and attempts[-1].end is None:
-        write_end(folder, run_id, attempts[-1].number, lost_end(attempts[-1]))
+        seat = attempts[-1].seat
+        write_end(folder, run_id, attempts[-1].number, lost_end(attempts[-1], queue.task(seat.job, seat.task)))
+
+
+def _in_a_name(sweep: str) -> str:
+    """A sweep's name as part of a job's: no slashes, no blanks, and short."""
+    return re.sub(r"[^\w.-]+", "-", sweep)[:80]
 
 
 def dry_run(sweep: Sweep, plan: Plan, folder: SweepFolder) -> tuple[str, ...]:
     """The scripts that a launch would submit now, exactly, but for the jobs' names and the hash of the code."""
-    launch = LaunchFile(
-        sweep=sweep.name, runs=(), cluster=sweep.cluster, execution=sweep.execution, code="<hash of the code>"
-    )
+    launch = Launched(runs=(), cluster=sweep.cluster, execution=sweep.execution, code="<hash of the code>")
     try:
         size = read_settings().max_array_size
     except SlurmError:
         size = MAX_ARRAY_SIZE
     made = arrays(plan.jobs, sweep.cluster, size, excluded=tuple(n.node for n in read_excluded(folder)))
     return tuple(
-        sbatch_script(
-            intent(launch, array, f"{sweep.name.replace('/', '-')}-{number}", launch.code), array.shape, folder
-        )
+        sbatch_script(intent(launch, array, f"{_in_a_name(sweep.name)}-{number}"), array.shape, folder)
         for number, array in enumerate(made)
     )
 
 
-def keeper_name(launch: LaunchFile) -> str:
-    """What the job that tends a sweep is called."""
-    return f"{launch.sweep.replace('/', '-')}-keeper"
+def keeper_name(folder: SweepFolder) -> str:
+    """What the job that tends the sweep of a folder is called: one folder, one name."""
+    place = hashlib.sha256(str(folder.path.resolve()).encode()).hexdigest()[:8]
+    return f"{_in_a_name(folder.name)}-keeper-{place}"
 
 
-def submit_keeper(folder: SweepFolder) -> str:
+def submit_keeper(folder: SweepFolder, besides: str = "") -> str:
     """Submit the one-CPU job that tends a launched sweep until every cell is terminal; SLURM's number of it.
 
-    One that waits or runs already is enough.
+    One that waits or runs already is enough, but for the job `besides`, which is about to end.
 
     Raises:
         LaunchError: SLURM refuses it or does not answer.
@@ -339,10 +446,10 @@ def submit_keeper(folder: SweepFolder) -> str:
     launch = read_launch(folder)
     if launch is None:
         raise LaunchError(f"{folder.path}: never launched on a cluster, so there is nothing to keep")
-    name = keeper_name(launch)
+    name = keeper_name(folder)
     queue = ask_queue()
     for task in queue.tasks.values():
-        if task.name == name and task.life in ("queued", "alive"):
+        if task.name == name and task.life in ("queued", "alive") and task.job_id != besides:
             return task.job_id
     path = folder.jobs / ".keeper"
     script = path / "script.sh"

@@ -10,27 +10,30 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from sweeper.errors import SweeperError
-from sweeper.launch import measured
-from sweeper.plan import Speeds, make_plan
+from sweeper.launch import ask_about_jobs, measured
+from sweeper.plan import Speeds
 from sweeper.records import (
     Attempt,
     End,
     Evidence,
     ExcludedNode,
+    JobFile,
     LaunchFile,
     Seat,
+    Submitted,
     SweepFolder,
     claim_attempt,
     hold_run,
     job_life,
     launcher_lock,
     lost_end,
+    read_attempts,
     read_cleared,
     read_evidence,
     read_excluded,
     read_jobs,
     read_launch,
-    read_spec,
+    read_renewed,
     write_end,
     write_excluded,
 )
@@ -40,15 +43,14 @@ from sweeper.slurm import (
     Queue,
     Settings,
     SlurmError,
-    ask_queue,
-    cancel,
+    cancel_step,
     node_names,
     read_settings,
     release,
     requeue,
 )
 from sweeper.status import FINISHED, STARTABLE, State, count_states, state_of
-from sweeper.submission import close_ended, submit_jobs, tell_waiting
+from sweeper.submission import close_ended, submit_again, tell_waiting
 from sweeper.supervisor import give_up, hung_for, tail, tries
 
 BAD_NODE_RUNS = 2
@@ -95,8 +97,7 @@ def tend(folder: SweepFolder) -> Cycle:
             settings = read_settings()
         except SlurmError as error:
             raise SweeperError(f"SLURM does not answer ({error}); nothing was done: tend again later") from error
-        since = {name: job.time for name, (job, _) in read_jobs(folder).items() if job.cluster is not None}
-        queue = ask_queue(since, settings=settings, since=min(since.values(), default=None))
+        queue = ask_about_jobs([job for job, _ in read_jobs(folder).values() if job.cluster is not None], settings)
         if not queue.answers:
             raise SweeperError(f"SLURM does not answer ({queue.error}); nothing was done: tend again later")
         said: list[str] = []
@@ -109,13 +110,14 @@ def tend(folder: SweepFolder) -> Cycle:
         _end_the_hung(folder, evidence, launch, queue, said.append)
         excluded = _exclude(folder, evidence, launch, queue, said.append)
         evidence = read_evidence(folder, launch.runs, queue)
+        launched = launch.by_run()
         now, ready, later = time.time(), [], []
         for run_id, seen in evidence.items():
             state = state_of(seen)
             if state not in STARTABLE:
                 continue
             tried = tries(folder, run_id)
-            verdict = next_attempt(tried, launch.cluster)
+            verdict = next_attempt(tried, launched[run_id].cluster)
             if verdict.action == "give up":
                 if state != "failed":
                     give_up(folder, run_id, tried, verdict.reason)
@@ -124,13 +126,14 @@ def tend(folder: SweepFolder) -> Cycle:
                 later.append(verdict.at)
             else:
                 ready.append(run_id)
-        submitted, held_back = _resubmit(folder, launch, ready, settings, measured(evidence), renew, said.append)
+        ready, guarded = _behind_canaries(folder, launch, ready, evidence, said.append)
+        submitted, held_back = _resubmit(folder, launch, ready, measured(evidence), queue, settings, renew, said.append)
         evidence = read_evidence(folder, launch.runs, queue)
     # What was submitted a moment ago is not in the queue that was asked before.
     return Cycle(
         states=count_states(state_of(seen) for seen in evidence.values()),
         submitted=submitted,
-        waiting=held_back + len(later),
+        waiting=held_back + len(later) + guarded,
         next_at=min(later, default=0.0),
         excluded=excluded,
         said=tuple(said),
@@ -141,16 +144,15 @@ def _resubmit(
     folder: SweepFolder,
     launch: LaunchFile,
     run_ids: Sequence[str],
-    settings: Settings,
     speeds: Speeds,
+    queue: Queue,
+    settings: Settings,
     renew: Callable[[], None],
     say: Callable[[str], None],
 ) -> tuple[int, int]:
     if not run_ids:
         return 0, 0
-    specs = [read_spec(folder, run_id) for run_id in run_ids]
-    plan = make_plan(launch.sweep, specs, {}, launch.cluster, launch.execution, speeds)
-    sent = submit_jobs(folder, launch, plan.jobs, settings, renew=renew)
+    sent = submit_again(folder, launch, frozenset(run_ids), speeds, queue, settings, renew=renew)
     if sent.submitted:
         say(f"submitted {sent.submitted} runs again (jobs {', '.join(sent.jobs)})")
     if sent.waiting:
@@ -158,16 +160,53 @@ def _resubmit(
     return sent.submitted, sent.waiting
 
 
+def _behind_canaries(
+    folder: SweepFolder,
+    launch: LaunchFile,
+    ready: Sequence[str],
+    evidence: Mapping[str, Evidence],
+    say: Callable[[str], None],
+) -> tuple[list[str], int]:
+    """What of `ready` no canary keeps back, and how many runs wait for one; those of a failed canary are held."""
+    free, guarded = [], 0
+    for part in launch.launches:
+        mine = [run_id for run_id in part.runs if run_id in ready]
+        waiting = [run_id for run_id in mine if run_id not in part.canaries]
+        found = {canary: state_of(evidence[canary]) for canary in part.canaries if canary in evidence}
+        failed = [canary for canary, state in found.items() if state in ("failed", "cancelled")]
+        if failed:
+            for run_id in waiting:
+                hold_run(folder, run_id, f"the canary {failed[0]} {found[failed[0]]}")
+            if waiting:
+                say(f"{len(waiting)} runs are held, because the canary {failed[0]} {found[failed[0]]}")
+        elif set(found.values()) <= FINISHED:
+            free += waiting
+        else:
+            guarded += len(waiting)
+        free += [run_id for run_id in mine if run_id in part.canaries]
+    return free, guarded
+
+
 def _hold_the_cancelled(folder: SweepFolder, launch: LaunchFile, queue: Queue, say: Callable[[str], None]) -> None:
-    """Leave alone what a person cancelled with scancel, or what a failed canary held back."""
-    cancelled = {
-        run_id
-        for job, _ in read_jobs(folder).values()
-        for index, runs in enumerate(job.tasks)
-        if (task := queue.task(job.job, index)) is not None and task.state == "CANCELLED"
-        for run_id in runs
-    }
-    evidence = read_evidence(folder, sorted(cancelled & set(launch.runs)), queue)
+    """Leave alone what a person cancelled with scancel.
+
+    What SLURM cancelled because a canary failed is none of it, nor what was asked for again since.
+    """
+    last: dict[str, tuple[JobFile, int]] = {}
+    for job, _ in sorted(read_jobs(folder).values(), key=lambda pair: pair[0].time):
+        last |= {run_id: (job, index) for index, runs in enumerate(job.tasks) for run_id in runs}
+    cancelled, launched = set(), launch.by_run()
+    for run_id in last.keys() & launched.keys():
+        job, index = last[run_id]
+        task = queue.task(job.job, index)
+        if task is None or task.state != "CANCELLED":
+            continue
+        renewed = read_renewed(folder, run_id)
+        canaries = launched[run_id].canaries
+        begun = any(attempt.seat.job == job.job for attempt in read_attempts(folder, run_id))
+        if (renewed is None or renewed.time < job.time) and (begun or not canaries or run_id in canaries):
+            cancelled.add(run_id)
+    evidence = read_evidence(folder, sorted(cancelled), queue)
     held = [r for r, seen in evidence.items() if state_of(seen) in STARTABLE]
     for run_id in held:
         hold_run(folder, run_id, "its job was cancelled")
@@ -180,30 +219,36 @@ def _note_the_unstarted(folder: SweepFolder, launch: LaunchFile, queue: Queue, s
 
     Such is the work of a node whose disks are not mounted: it takes one job after the other and ends each at once.
     """
-    for name, (job, submitted) in read_jobs(folder).items():
+    ended: dict[str, tuple[JobFile, Submitted, int]] = {}
+    launched = frozenset(launch.runs)
+    for job, submitted in sorted(read_jobs(folder).values(), key=lambda pair: pair[0].time):
         if job.cluster is None or submitted is None:
             continue  # an intent that never reached SLURM
-        dead = [i for i in range(len(job.tasks)) if job_life(job, submitted, i, queue) == "none"]
-        runs = {run_id: index for index in dead for run_id in job.tasks[index] if run_id in launch.runs}
-        for run_id, seen in read_evidence(folder, runs, queue).items():
-            later = any(attempt.owner.time > job.time for attempt in seen.attempts)
-            if later or state_of(seen) not in STARTABLE:
-                continue
-            task = queue.task(name, runs[run_id])
-            where = f" on {task.nodes}" if task and task.nodes else ""
-            words = f" (SLURM: {task.state}{f', exit code {task.exit_code}' if task.exit_code else ''})" if task else ""
-            seat = Seat(
-                job=name,
-                task=runs[run_id],
-                node=task.nodes if task else "",
-                step=f"{task.job_id if task else submitted.job_id}.batch",
-            )
-            number = claim_attempt(folder, run_id, seat)
-            if number is not None:
-                reason = f"its job ended{where} before it began{words}"
-                detail = tail(folder.jobs / name / f"{task.job_id}.out") if task else ""
-                write_end(folder, run_id, number, End(state="error", cause="node", reason=reason, detail=detail))
-                say(f"{run_id}: {reason}")
+        for index, runs in enumerate(job.tasks):
+            if job_life(job, submitted, index, queue) == "none":
+                ended |= {run_id: (job, submitted, index) for run_id in runs if run_id in launched}
+    for run_id, seen in (read_evidence(folder, ended, queue) if ended else {}).items():
+        job, submitted, index = ended[run_id]
+        begun = any(attempt.seat.job == job.job for attempt in seen.attempts)
+        if begun or state_of(seen) not in STARTABLE:
+            continue
+        task = queue.task(job.job, index)
+        if task is not None and task.state == "CANCELLED":
+            continue  # by SLURM, because a canary failed: no node has a part in it
+        where = f" on {task.nodes}" if task and task.nodes else ""
+        words = f" (SLURM: {task.state}{f', exit code {task.exit_code}' if task.exit_code else ''})" if task else ""
+        seat = Seat(
+            job=job.job,
+            task=index,
+            node=task.nodes if task else "",
+            step=f"{task.job_id if task else submitted.job_id}.batch",
+        )
+        number = claim_attempt(folder, run_id, seat)
+        if number is not None:
+            reason = f"its job ended{where} before it began{words}"
+            detail = tail(folder.jobs / job.job / f"{task.job_id}.out") if task else ""
+            write_end(folder, run_id, number, End(state="error", cause="node", reason=reason, detail=detail))
+            say(f"{run_id}: {reason}")
 
 
 def _release_the_held(folder: SweepFolder, queue: Queue, say: Callable[[str], None]) -> None:
@@ -258,12 +303,12 @@ def _end_the_hung(
             last.number,
             End(state="lost", cause="hung", reason=f"no step for {silent_s:.0f} s on {last.seat.node}"),
         )
-        say(f"{run_id}: no step for {silent_s:.0f} s on {last.seat.node}; its job {task.job_id} starts again")
+        say(f"{run_id}: no step for {silent_s:.0f} s on {last.seat.node}; its processes are ended")
         try:
-            requeue(task.job_id)
+            cancel_step(last.seat.step)  # its supervisor takes it from there, and others of the job go on
         except SlurmError:
             with suppress(SlurmError):
-                cancel([task.job_id])  # the next cycle resubmits
+                requeue(task.job_id)
 
 
 def _exclude(

@@ -9,17 +9,25 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sweeper.errors import LaunchError
 from sweeper.records import JobFile, LaunchFile, SweepFolder
-from sweeper.slurm import SlurmError, find_job, is_limit, is_silence
+from sweeper.slurm import SlurmError, ask_queue, environment, find_job, is_limit, is_silence, is_vague
 from sweeper.spec import Cluster
 
 SBATCH_TIMEOUT_S = 60.0
+LEFT_OPEN = {
+    "SBATCH_ACCOUNT": "#SBATCH --account",
+    "SBATCH_PARTITION": "#SBATCH --partition",
+    "SBATCH_QOS": "#SBATCH --qos",
+    "SBATCH_RESERVATION": "#SBATCH --reservation",
+    "SBATCH_CONSTRAINT": "#SBATCH --constraint",
+}
+"""Variables that speak where the profile does not; all others of sbatch would override it."""
 LOOKUP_S = (0.5, 2.0, 5.0, 10.0)
 """Waits between looks for a job whose sbatch did not answer."""
 
@@ -61,8 +69,8 @@ def command_script(job: JobFile, shape: Shape, path: Path, command: str, code: P
         code: What PYTHONPATH begins with.
     """
     options = {name: value for name, value in _options(job, shape).items() if name != "array_parallelism"}
-    environment = [f"export PYTHONPATH={_pythonpath(code)}", *_variables(job)]
-    return _script(path.resolve(), command, options, environment, None)
+    lines = [f"export PYTHONPATH={_pythonpath(code)}", *_variables(job)]
+    return _script(path.resolve(), command, options, lines, None)
 
 
 def _script(path: Path, command: str, options: Mapping[str, Any], environment: Sequence[str], tasks: int | None) -> str:
@@ -80,6 +88,10 @@ def _script(path: Path, command: str, options: Mapping[str, Any], environment: S
                 self.parameters["map_count"] = tasks
             return str(self._make_submission_file_text(command, ""))
 
+    if "%" in str(path) or "\n" in str(path):
+        raise LaunchError(
+            f"{str(path)!r} holds a character that sbatch would expand; choose another folder with --runs"
+        )
     writer = Writer(folder=path)
     setup = [*options.get("setup", ()), *environment]
     writer.update_parameters(**{**options, "setup": setup})
@@ -183,10 +195,13 @@ def keeper_script(launch: LaunchFile, folder: SweepFolder, name: str) -> str:
     )
 
 
-def submit_script(script: Path, name: str) -> str:
+def submit_script(script: Path, name: str, renew: Callable[[], None] = lambda: None) -> str:
     """Submit a script whose intent is on disk; the number of its job.
 
     Where sbatch gets no answer the job is looked for by its name, so that a job that was taken all the same is found.
+
+    Args:
+        renew: Called every few seconds while SLURM is waited for.
 
     Raises:
         LimitError: A limit of the account, the QOS or the cluster.
@@ -197,9 +212,9 @@ def submit_script(script: Path, name: str) -> str:
         return _sbatch(script)
     except SlurmError as error:
         said = str(error)
-    if is_silence(said) and (number := _looked_up(name, said)) is not None:
+    if is_silence(said) and (number := _looked_up(name, said, renew)) is not None:
         return number
-    if is_limit(said):
+    if is_limit(said) and not (is_vague(said) and _alone()):
         raise LimitError(said)
     if is_silence(said):
         raise UnansweredError(
@@ -207,6 +222,12 @@ def submit_script(script: Path, name: str) -> str:
             "launch again when SLURM answers"
         )
     raise LaunchError(f"SLURM refuses the job: {said}; mend the profile (cluster.slurm.*) and launch again")
+
+
+def _alone() -> bool:
+    """Whether no job of this user waits or runs: then no limit passes by waiting."""
+    queue = ask_queue()
+    return queue.answers and not any(task.life in ("queued", "alive") for task in queue.tasks.values())
 
 
 def try_script(script: Path) -> str:
@@ -228,8 +249,8 @@ def _sbatch(script: Path) -> str:
 
 
 def _run_sbatch(option: str, script: Path) -> "subprocess.CompletedProcess[str]":
-    # A launcher that itself runs in a job must not hand its own allocation on.
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_") or k == "SLURM_CONF"}
+    text = script.read_text()
+    chosen = {name: os.environ[name] for name, option in LEFT_OPEN.items() if name in os.environ and option not in text}
     try:
         done = subprocess.run(
             ["sbatch", option, str(script)],
@@ -237,7 +258,7 @@ def _run_sbatch(option: str, script: Path) -> "subprocess.CompletedProcess[str]"
             text=True,
             timeout=SBATCH_TIMEOUT_S,
             stdin=subprocess.DEVNULL,
-            env=environment,
+            env=environment() | chosen,
         )
     except FileNotFoundError as error:
         raise LaunchError("sbatch is not on PATH; launch from a login node of the cluster") from error
@@ -250,7 +271,7 @@ def _run_sbatch(option: str, script: Path) -> "subprocess.CompletedProcess[str]"
     return done
 
 
-def _looked_up(name: str, said: str) -> str | None:
+def _looked_up(name: str, said: str, renew: Callable[[], None]) -> str | None:
     """The number of a job that SLURM took without saying so; None if it does not have it.
 
     Raises:
@@ -259,6 +280,7 @@ def _looked_up(name: str, said: str) -> str | None:
     unanswered: SlurmError | None = None
     for wait in LOOKUP_S:
         time.sleep(wait)
+        renew()
         try:
             found, unanswered = find_job(name), None
         except SlurmError as error:

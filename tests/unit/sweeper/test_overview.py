@@ -189,7 +189,7 @@ def test_runs_that_a_limit_kept_back_are_told(folder, seen):
 
 def test_a_keeper_is_seen(folder, seen, monkeypatch):
     said = queue("COMPLETED", "PENDING", "PENDING", "PENDING")
-    name = keeper_name(LaunchFile(sweep="tiny", runs=(), cluster=CLUSTER, execution=Execution(), code=""))
+    name = keeper_name(folder)
     keeper = Task(name=name, job_id="9", index=0, state="RUNNING")
     found = seen(replace(said, tasks={**said.tasks, (name, 0): keeper}))
     assert found.keeper == "9"
