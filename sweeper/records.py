@@ -513,6 +513,24 @@ def write_end(folder: SweepFolder, run_id: str, number: int, end: End) -> None:
     write_json(folder.attempt(run_id, number) / "end.json", replace(end, time=end.time or time.time()))
 
 
+def write_rank_end(folder: SweepFolder, run_id: str, number: int, rank: int, end: End) -> None:
+    """Note how a process of an attempt ended that does not lead it: rank 0, or the supervisor, may ask why."""
+    write_json(folder.attempt(run_id, number) / f"end.{rank}.json", replace(end, time=end.time or time.time()))
+
+
+def read_rank_end(folder: SweepFolder, run_id: str, number: int) -> End | None:
+    """The first end that a rank of an attempt told of itself, by the clocks of their nodes.
+
+    None where no rank did, or each merely lost another.
+    """
+    told: list[tuple[float, int, End]] = []
+    for path in folder.attempt(run_id, number).glob("end.*.json"):
+        end, rank = read_json(path, End), int(path.name.split(".")[1])
+        if end is not None and end.cause != "peer":
+            told.append((end.time, rank, replace(end, reason=f"rank {rank}: {end.reason}")))
+    return min(told, key=lambda one: one[:2])[2] if told else None
+
+
 # ── jobs ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -35,6 +35,7 @@ from sweeper.records import (
     read_attempts,
     read_beat,
     read_job,
+    read_rank_end,
     read_record,
     requeued_end,
     write_end,
@@ -65,8 +66,8 @@ DISK_S = 5.0
 DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EROFS})
 DISK_WORDS = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT))
 TAIL_LINES = 20
-MEMORY_WORDS = ("oom-kill", "oom_kill", "Out Of Memory", "OUT_OF_MEMORY")
-"""How SLURM says in a step's output that the kernel took its memory back."""
+MEMORY_WORDS = ("oom-kill", "oom_kill", "out of memory", "out_of_memory")
+"""How SLURM says in a step's output that the kernel took its memory back, and torch that a GPU has no more."""
 
 
 class Signals:
@@ -300,7 +301,9 @@ class _Watch:
         said = tail(charge.output)
         if last is not None and self._ours(last) and last.owner.time > self.began:
             if last.end is None:
-                write_end(folder, run_id, last.number, silent_end(code, said, full=self.patience.tried))
+                # A rank that fails takes the others along, and rank 0 may come to say nothing.
+                told = read_rank_end(folder, run_id, last.number)
+                write_end(folder, run_id, last.number, told or silent_end(code, said, full=self.patience.tried))
                 if code < 0:  # srun itself was killed: its processes may live on, and keep their CPUs and GPUs
                     with suppress(SlurmError):
                         cancel_step(last.seat.step)
@@ -416,8 +419,8 @@ def silent_end(code: int, said: str, *, full: bool = False) -> End:
     """The end of an attempt whose processes ended without writing one; `full`: the disk took nothing at that time."""
     if full or any(word in said for word in DISK_WORDS):
         return End(state="lost", cause="disk", reason="it ended when its disk took no more", detail=said)
-    if any(word in said for word in MEMORY_WORDS):
-        return End(state="lost", cause="memory", reason="the kernel killed it for its memory", detail=said)
+    if any(word in said.lower() for word in MEMORY_WORDS):
+        return End(state="lost", cause="memory", reason="it ran out of memory", detail=said)
     return End(state="lost", cause="killed", reason=f"it ended without a word ({described(code)})", detail=said)
 
 

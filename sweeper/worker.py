@@ -35,11 +35,13 @@ from sweeper.records import (
     is_superseded,
     read_job,
     read_json,
+    read_rank_end,
     read_record,
     read_spec,
     write_beat,
     write_end,
     write_json,
+    write_rank_end,
     write_record,
 )
 from sweeper.retries import halvings, smaller_micro_batch
@@ -178,9 +180,9 @@ def _attempt(folder: SweepFolder, job: JobFile, place: Place, run_id: str, numbe
             else:
                 log.exception("attempt %d at %s failed", number, run_id)
                 if leads:
-                    write_end(folder, run_id, number, _told_by_others(home, end))
+                    write_end(folder, run_id, number, _told_by_others(folder, run_id, number, end))
                 else:
-                    write_json(home / f"end.{place.rank}.json", end)
+                    write_rank_end(folder, run_id, number, place.rank, end)
             if place.world_size > 1:
                 raise  # ends this process, so that the launcher ends the others that wait for it
 
@@ -204,14 +206,13 @@ def _end_of(error: Exception) -> End:
     return End(state="error", cause=cause, reason=reason, detail=detail)
 
 
-def _told_by_others(home: Path, end: End) -> End:
+def _told_by_others(folder: SweepFolder, run_id: str, number: int, end: End) -> End:
     """What the rank that was lost said of itself, if it comes to say it, else the end as rank 0 saw it."""
     deadline = time.monotonic() + FAULT_WAIT_S
     while end.cause == "peer" and time.monotonic() < deadline:
-        for path in sorted(home.glob("end.*.json")):
-            told = read_json(path, End)
-            if told is not None and told.cause != "peer":
-                return replace(told, reason=f"rank {path.name.split('.')[1]}: {told.reason}")
+        told = read_rank_end(folder, run_id, number)
+        if told is not None:
+            return told
         time.sleep(0.1)
     return end
 
@@ -395,9 +396,12 @@ class _Recorder:
                 faulthandler.dump_traceback(handler.stream)
         end = End(state="lost", cause="hung", reason=reason)
         for run_id, number, _ in self.members:
-            home = self.folder.attempt(run_id, number)
-            if not is_superseded(self.folder, run_id, number):
-                write_json(home / ("end.json" if self.leads else f"end.{self.number_of_rank}.json"), end)
+            if is_superseded(self.folder, run_id, number):
+                continue
+            if self.leads:
+                write_end(self.folder, run_id, number, end)
+            else:
+                write_rank_end(self.folder, run_id, number, self.number_of_rank, end)
         os._exit(EXIT_HUNG)
 
     def _beat_on(self) -> None:
