@@ -58,6 +58,8 @@ FAULT_WAIT_S = 3.0
 """How long rank 0 waits for the rank that it lost to say why."""
 RECORD_PATIENCE_S = 1800.0
 """How long a finished run waits for room to write its record before its result is given up."""
+LAST_WORDS_S = 30.0
+"""What a hung process gets to write down why it ends: its disk may be what it hangs on."""
 EXIT_HUNG = 75
 
 log = logging.getLogger("sweeper.worker")
@@ -175,7 +177,7 @@ def _attempt(folder: SweepFolder, job: JobFile, place: Place, run_id: str, numbe
             _train(folder, job, place, spec, number, stop)
         except Exception as error:
             end = _end_of(error)
-            if is_superseded(folder, run_id, number):
+            if _taken_over(folder, run_id, number):
                 log.exception("attempt %d at %s was taken over and failed", number, run_id)
             else:
                 log.exception("attempt %d at %s failed", number, run_id)
@@ -185,6 +187,15 @@ def _attempt(folder: SweepFolder, job: JobFile, place: Place, run_id: str, numbe
                     write_rank_end(folder, run_id, number, place.rank, end)
             if place.world_size > 1:
                 raise  # ends this process, so that the launcher ends the others that wait for it
+
+
+def _taken_over(folder: SweepFolder, run_id: str, number: int) -> bool:
+    """Whether this attempt is known to be no longer the one: a disk that cannot be asked has taken nothing over."""
+    try:
+        return is_superseded(folder, run_id, number)
+    except OSError as error:
+        log.warning("whether another attempt took over is not known (%s)", error.strerror)
+        return False
 
 
 def _end_of(error: Exception) -> End:
@@ -283,7 +294,7 @@ def _train_ourselves(
         _execution(folder, job, spec),
         recorder,
         stop,
-        may_write=lambda: not is_superseded(folder, spec.run_id, number),
+        may_write=lambda: not _taken_over(folder, spec.run_id, number),
         alive=recorder.alive,
     )
     return outcome
@@ -388,34 +399,42 @@ class _Recorder:
         self.watchdog.beat()
 
     def _give_up(self, silent_s: float) -> None:
-        """End this process: no step for so long, and nothing in it can be asked to stop."""
-        reason = f"no step for {silent_s:.0f} s"
+        """End this process: no step for so long, and nothing in it can be asked to stop; least of all its disk."""
+        impatient = threading.Timer(LAST_WORDS_S, os._exit, (EXIT_HUNG,))
+        impatient.daemon = True
+        impatient.start()
+        try:
+            self._say_why(f"no step for {silent_s:.0f} s")
+        finally:
+            os._exit(EXIT_HUNG)
+
+    def _say_why(self, reason: str) -> None:
         log.error("%s: giving up; the stacks of all threads follow", reason)
         for handler in logging.getLogger().handlers:
             if isinstance(handler, logging.FileHandler) and handler.stream is not None:
                 faulthandler.dump_traceback(handler.stream)
         end = End(state="lost", cause="hung", reason=reason)
         for run_id, number, _ in self.members:
-            if is_superseded(self.folder, run_id, number):
+            if _taken_over(self.folder, run_id, number):
                 continue
             if self.leads:
                 write_end(self.folder, run_id, number, end)
             else:
                 write_rank_end(self.folder, run_id, number, self.number_of_rank, end)
-        os._exit(EXIT_HUNG)
 
     def _beat_on(self) -> None:
         while not self.ended.wait(self.heartbeat_s):
             self._beat()
 
     def _beat(self) -> None:
+        """A sign of life on the disk; one that the disk does not take is made up for by the next."""
         now = time.time()
         for member, standing in tuple(self.standing.items()):
             run_id, number, _ = self.members[member]
-            if is_superseded(self.folder, run_id, number):
-                self.stop.received = self.stop.received or signal.SIGTERM
-                return
             try:
+                if is_superseded(self.folder, run_id, number):
+                    self.stop.received = self.stop.received or signal.SIGTERM
+                    return
                 write_beat(self.folder, run_id, number, replace(standing, time=now))
             except OSError as error:
                 log.warning("the heartbeat cannot be written (%s)", error.strerror)
@@ -425,7 +444,7 @@ def _finish(
     folder: SweepFolder, spec: RunSpec, outcome: Any, number: int, place: Place, job: JobFile, stop: Stop
 ) -> None:
     if outcome.state == "stopped":
-        if is_superseded(folder, spec.run_id, number):
+        if _taken_over(folder, spec.run_id, number):
             log.warning("another attempt took over: nothing more is written")
             return
         cause: Cause = "time" if stop.received == signal.SIGUSR2 else "signal"

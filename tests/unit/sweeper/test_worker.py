@@ -1,13 +1,19 @@
-"""The place of a worker among those of its run, as SLURM's environment tells it."""
+"""The place of a worker among those of its run, as SLURM's environment tells it; what it does when its disk fails."""
 
+import errno
+import io
 import os
+import threading
+import time
+from pathlib import Path
 
 import pytest
 
 from model.config import Execution
-from sweeper.records import JobFile
+from sweeper import worker
+from sweeper.records import JobFile, Seat, SweepFolder, claim_attempt, read_attempts, read_beat
 from sweeper.spec import Cluster, Slurm
-from sweeper.worker import _take_place
+from sweeper.worker import Place, _Recorder, _take_place
 
 STEP = {
     "SLURM_PROCID": "0",
@@ -71,3 +77,94 @@ def test_a_task_alone_starts_no_group(monkeypatch):
     found, environment = place(monkeypatch)
     assert (found.rank, found.world_size) == (0, 1)
     assert "WORLD_SIZE" not in environment
+
+
+class NeverAsked:
+    """A stop that nobody asks for."""
+
+    received = 0
+
+    def __call__(self):
+        return self.received != 0
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return SweepFolder(tmp_path, "tiny")
+
+
+@pytest.fixture
+def recorder(folder):
+    """Of the only process of attempt 1 at run `r`, with ten heartbeats a second."""
+    seat = Seat(job="j", node="n1", step="7.0")
+    assert claim_attempt(folder, "r", seat) == 1
+    job = JobFile(
+        job="j",
+        tasks=(("r",),),
+        code="c",
+        processes=1,
+        heartbeat_s=0.1,
+        execution=Execution(),
+        cluster=Cluster(scheduler="slurm"),
+    )
+    place = Place(rank=0, world_size=1, seat=seat)
+    return _Recorder(folder, job, place, (("r", 1, io.StringIO()),), NeverAsked(), by_command=False)
+
+
+def test_heartbeats_go_on_when_the_disk_was_away_for_a_moment(folder, recorder, monkeypatch):
+    exists, away = Path.exists, threading.Event()
+
+    def ask(path):
+        if away.is_set():
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return exists(path)
+
+    monkeypatch.setattr(Path, "exists", ask)
+    with recorder:
+        recorder.progress(0, 1, 10, 5.0)
+        away.set()
+        time.sleep(0.3)
+        away.clear()
+        back = time.time()
+        deadline = back + 10
+        while read_beat(folder, "r", 1).time < back and time.time() < deadline:
+            time.sleep(0.02)
+        assert read_beat(folder, "r", 1).time >= back
+
+
+def test_a_hung_process_ends_though_its_disk_takes_no_word(recorder, monkeypatch):
+    def away(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    ended = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    monkeypatch.setattr(worker, "write_end", away)
+    with pytest.raises(OSError, match="Input/output error"):
+        recorder._give_up(900.0)
+    assert ended == [worker.EXIT_HUNG]
+
+
+def test_a_hung_process_ends_though_its_disk_never_answers(recorder, monkeypatch):
+    answers, ended = threading.Event(), threading.Event()
+    monkeypatch.setattr(os, "_exit", lambda _code: ended.set())
+    monkeypatch.setattr(worker, "LAST_WORDS_S", 0.05)
+    monkeypatch.setattr(worker, "write_end", lambda *_: answers.wait(10))
+    hanging = threading.Thread(target=recorder._give_up, args=(900.0,))
+    hanging.start()
+    assert ended.wait(5)
+    assert hanging.is_alive()
+    answers.set()
+    hanging.join()
+
+
+def test_a_hung_process_says_why_it_ends_though_it_cannot_learn_whether_it_was_taken_over(
+    folder, recorder, monkeypatch
+):
+    def away(*_):
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(os, "_exit", lambda _code: None)
+    monkeypatch.setattr(worker, "is_superseded", away)
+    recorder._give_up(900.0)
+    (attempt,) = read_attempts(folder, "r")
+    assert (attempt.end.state, attempt.end.cause) == ("lost", "hung")
