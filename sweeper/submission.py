@@ -267,8 +267,7 @@ def submit_jobs(
                 limit = str(error)
                 if len(array.jobs) == 1:
                     break
-                # What follows is not tried before this: the longest runs are to begin first.
-                waiting = deque(_halves(array))
+                waiting.extendleft(reversed(_halves(array)))
                 continue
             submitted += sum(len(job.runs) for job in array.jobs)
         if limit:
