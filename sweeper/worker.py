@@ -278,8 +278,9 @@ def _train(folder: SweepFolder, job: JobFile, place: Place, spec: RunSpec, numbe
             )
         else:
             outcome = _train_ourselves(folder, job, spec, number, recorder, stop)
-    if leads:
-        _finish(folder, spec, outcome, number, place, job, stop)
+        recorder.finish()
+        if leads:
+            _finish(folder, spec, outcome, number, place, job, stop)
 
 
 def _train_ourselves(
@@ -334,7 +335,7 @@ class _Recorder:
         self.watchdog = Watchdog(self._limit_s, self._give_up)
         self.ended = threading.Event()
         self.thread = threading.Thread(target=self._beat_on, name="heartbeat", daemon=True)
-        self.full = False
+        self.full = self.finished = False
 
     def _limit_s(self) -> float:
         """How long there may be no step. A command that never told of one may take for ever."""
@@ -352,7 +353,17 @@ class _Recorder:
         self.ended.set()
         if self.leads:
             self.thread.join()
+            if not self.finished:
+                self._beat()  # how far it came, for whoever decides about another attempt
+
+    def finish(self) -> None:
+        """No more steps come, and that is no silence: what is left is to write down the outcome, in whatever time."""
+        self.watchdog.__exit__()
+        for member, standing in tuple(self.standing.items()):
+            self.standing[member] = replace(standing, limit_s=0.0)
+        if self.leads:
             self._beat()  # how far it came, for whoever decides about another attempt
+        self.finished = True
 
     def metrics(self, member: int, row: Mapping[str, float]) -> None:
         """One line of metrics.jsonl; what is not a number becomes null. A full disk costs lines, not the run."""
@@ -433,7 +444,8 @@ class _Recorder:
             run_id, number, _ = self.members[member]
             try:
                 if is_superseded(self.folder, run_id, number):
-                    self.stop.received = self.stop.received or signal.SIGTERM
+                    if not self.finished:  # else by the end that it wrote itself, say
+                        self.stop.received = self.stop.received or signal.SIGTERM
                     return
                 write_beat(self.folder, run_id, number, replace(standing, time=now))
             except OSError as error:
@@ -480,7 +492,16 @@ def _finish(
         reason=outcome.reason if outcome.state == "diverged" else "",
         extra=dict(told.extra),
     )
-    _write_patiently(lambda: write_record(folder, record))
+
+    def write() -> bool:
+        owned = not is_superseded(folder, spec.run_id, number)
+        if owned:
+            write_record(folder, record)
+        return owned
+
+    if not _write_patiently(write):
+        log.warning("another attempt took over while the result waited for the disk: it is not written")
+        return
     if not by_command:  # a command's own files are its own
         from model.checkpoint import delete_checkpoints
 
@@ -498,13 +519,13 @@ class _NothingMore:
     extra: Mapping[str, Value] = field(default_factory=dict)
 
 
-def _write_patiently(write: Callable[[], None]) -> None:
+def _write_patiently(write: Callable[[], bool]) -> bool:
     """Write the result of a whole run, waiting for room on a full disk rather than losing it."""
     deadline, wait = time.monotonic() + RECORD_PATIENCE_S, 1.0
     while True:
         try:
             return write()
-        except DiskError as error:
+        except (DiskError, OSError) as error:
             if time.monotonic() > deadline:
                 raise
             log.warning("the result waits for the disk: %s", error)

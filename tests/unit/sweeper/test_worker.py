@@ -5,14 +5,29 @@ import io
 import os
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from builders import run_spec
 
 from model.config import Execution
-from sweeper import worker
-from sweeper.records import JobFile, Seat, SweepFolder, claim_attempt, read_attempts, read_beat
-from sweeper.spec import Cluster, Slurm
+from sweeper import command, records, worker
+from sweeper.command import CommandOutcome
+from sweeper.errors import DiskError
+from sweeper.records import (
+    End,
+    JobFile,
+    Seat,
+    SweepFolder,
+    claim_attempt,
+    is_superseded,
+    read_attempts,
+    read_beat,
+    read_record,
+    write_end,
+)
+from sweeper.spec import Cluster, Slurm, Trainer
 from sweeper.worker import Place, _Recorder, _take_place
 
 STEP = {
@@ -93,22 +108,24 @@ def folder(tmp_path):
     return SweepFolder(tmp_path, "tiny")
 
 
+SEAT = Seat(job="j", node="n1", step="7.0")
+PLACE = Place(rank=0, world_size=1, seat=SEAT)
+JOB = JobFile(
+    job="j",
+    tasks=(("r",),),
+    code="c",
+    processes=1,
+    heartbeat_s=0.1,
+    execution=Execution(),
+    cluster=Cluster(scheduler="slurm"),
+)
+
+
 @pytest.fixture
 def recorder(folder):
     """Of the only process of attempt 1 at run `r`, with ten heartbeats a second."""
-    seat = Seat(job="j", node="n1", step="7.0")
-    assert claim_attempt(folder, "r", seat) == 1
-    job = JobFile(
-        job="j",
-        tasks=(("r",),),
-        code="c",
-        processes=1,
-        heartbeat_s=0.1,
-        execution=Execution(),
-        cluster=Cluster(scheduler="slurm"),
-    )
-    place = Place(rank=0, world_size=1, seat=seat)
-    return _Recorder(folder, job, place, (("r", 1, io.StringIO()),), NeverAsked(), by_command=False)
+    assert claim_attempt(folder, "r", SEAT) == 1
+    return _Recorder(folder, JOB, PLACE, (("r", 1, io.StringIO()),), NeverAsked(), by_command=False)
 
 
 def test_heartbeats_go_on_when_the_disk_was_away_for_a_moment(folder, recorder, monkeypatch):
@@ -168,3 +185,72 @@ def test_a_hung_process_says_why_it_ends_though_it_cannot_learn_whether_it_was_t
     recorder._give_up(900.0)
     (attempt,) = read_attempts(folder, "r")
     assert (attempt.end.state, attempt.end.cause) == ("lost", "hung")
+
+
+@pytest.fixture
+def finished(folder, monkeypatch):
+    """A run of a command that is done as soon as it begins, and what its record meets on the way to the disk."""
+    spec = replace(run_spec(), run_id="r", trainer=Trainer(kind="command", argv=("train",)))
+    outcome = CommandOutcome(
+        state="done", loss=2.5, train_loss=2.5, steps=8, tokens=2048, wall_time_s=1.0, tokens_per_s=2048.0
+    )
+
+    def run_command(_spec, *, observer, **_):
+        observer.progress(0, 4, 8, 5.0)
+        time.sleep(0.01)
+        observer.progress(0, 8, 8, 5.0)
+        return outcome
+
+    met = []
+
+    def write_record(folder, record):
+        if met:
+            met.pop()()
+            raise DiskError("no room")
+        records.write_record(folder, record)
+
+    monkeypatch.setattr(command, "run_command", run_command)
+    monkeypatch.setattr(worker, "write_record", write_record)
+    monkeypatch.setattr(time, "sleep", lambda _s, sleep=time.sleep: sleep(0.01))
+    assert claim_attempt(folder, "r", SEAT) == 1
+    return spec, met
+
+
+def test_a_finished_run_that_waits_for_room_lives_and_is_not_hung(folder, finished):
+    spec, met = finished
+    beats = []
+
+    def look():
+        first = read_beat(folder, "r", 1)
+        deadline = time.monotonic() + 10
+        while read_beat(folder, "r", 1).time == first.time and time.monotonic() < deadline:
+            time.sleep(0)
+        beats.extend([first, read_beat(folder, "r", 1)])
+
+    met.append(look)
+    worker._train(folder, JOB, PLACE, spec, 1, NeverAsked())
+    assert read_record(folder, "r").loss == 2.5
+    assert beats[1].time > beats[0].time
+    assert [(beat.step, beat.limit_s) for beat in beats] == [(8, 0.0), (8, 0.0)]
+
+
+def test_a_result_that_waited_for_room_is_not_written_once_the_attempt_was_declared_over(folder, finished):
+    spec, met = finished
+    met.append(lambda: write_end(folder, "r", 1, End(state="lost", cause="hung", reason="silent")))
+    worker._train(folder, JOB, PLACE, spec, 1, NeverAsked())
+    assert read_record(folder, "r") is None
+
+
+def test_a_result_waits_for_a_disk_that_cannot_be_asked_either(folder, finished, monkeypatch):
+    spec, _ = finished
+    errors = [OSError(errno.ESTALE, "Stale file handle")]
+
+    def ask(*asked):
+        if errors:
+            raise errors.pop()
+        return is_superseded(*asked)
+
+    monkeypatch.setattr(worker._Recorder, "_beat", lambda _self: None)
+    monkeypatch.setattr(worker, "is_superseded", ask)
+    worker._train(folder, JOB, PLACE, spec, 1, NeverAsked())
+    assert read_record(folder, "r").loss == 2.5
