@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -239,7 +240,7 @@ def _carry_out(
     """Start the command and follow it until it and whatever it started are gone."""
     began = time.monotonic()
     with output.open("ab") as file:
-        process = _started(words, environment, file.fileno(), spec.trainer.directory)
+        process = _started(words, environment, file.fileno(), spec.trainer.directory, spec.trainer.signal)
     log.info("started %s as process %d", shlex.join(words), process.pid)
     asked: float | None = None
     passed_on = killed = False
@@ -273,7 +274,7 @@ def _carry_out(
 
 
 def _started(
-    words: tuple[str, ...], environment: Mapping[str, str], output: int, folder: str
+    words: tuple[str, ...], environment: Mapping[str, str], output: int, folder: str, told: str
 ) -> subprocess.Popen[bytes]:
     """The command as the leader of a session of its own.
 
@@ -291,7 +292,7 @@ def _started(
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=_as_child,
+            preexec_fn=partial(_as_child, told),
         )
     except OSError as error:
         hint = "name a program on the PATH of the node, or its absolute path"
@@ -303,11 +304,16 @@ PR_SET_PDEATHSIG = 1
 """linux/prctl.h: the signal that a process gets when its parent dies."""
 
 
-def _as_child() -> None:
-    """In the child, before the program: it dies with its worker, and takes every signal (a launcher blocks some)."""
+def _as_child(told: str) -> None:
+    """In the child, before the program: it dies with its worker, and takes its signals (a launcher blocks some).
+
+    SLURM sends its signals to every process of a step: those that are not the one that the program is `told` by would
+    end it before it could write a checkpoint, and are ignored.
+    """
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_DFL if number.name == told else signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 

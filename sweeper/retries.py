@@ -30,18 +30,23 @@ class Verdict:
 def next_attempt(tried: Tried, cluster: Cluster) -> Verdict:
     """The verdict on a run.
 
-    Attempts that were stopped (time limit, preemption) after getting further than they began are free: they wrote a
-    checkpoint. What displaced a run before that (preemption at its start, a lost node) has a limit of its own. Every
-    other end counts, until an attempt gets further than all before it; crashes wait longer each time. A lack of memory
-    is met by a smaller micro-batch at once.
+    Attempts that were stopped (time limit, preemption) and left a checkpoint beyond where they began are free. What
+    displaced a run before that (preemption at its start, a lost node) has a limit of its own. Every other end counts,
+    until an attempt gets further than all before it; crashes wait longer each time. A lack of memory is met by a
+    smaller micro-batch at once.
     """
     failures, displacements, best, last = 0, 0, -1, None
-    for attempt, beat in tried:
+    for number, (attempt, beat) in enumerate(tried):
         end = attempt.end
         if end is None or end.cause in BLAMELESS:
             continue
         began, reached = (beat.first_step, beat.step) if beat else (0, 0)
-        advanced = reached > max(best, began) or (end.state == "stopped" and reached > began)
+        # Where the next attempt began tells whether a checkpoint was written; of the last nobody knows yet.
+        left_at = next((later.first_step for _, later in tried[number + 1 :] if later is not None), None)
+        if end.state == "stopped" and left_at is None and reached > began:
+            last = end
+            continue
+        advanced = left_at > began if end.state == "stopped" and left_at is not None else reached > max(best, began)
         best = max(best, reached)
         last = end
         free = end.state == "stopped" and advanced

@@ -14,7 +14,7 @@ import psutil
 import pytest
 from builders import run_spec
 
-from sweeper.command import CommandError, read_result, run_command
+from sweeper.command import CommandError, _started, read_result, run_command
 from sweeper.records import SweepFolder, write_spec
 from sweeper.spec import Trainer
 
@@ -237,7 +237,7 @@ class TestProcesses:
         pid = tmp_path / "pid"
         worker.write_text(
             "from sweeper.command import _started\nimport os, time\n"
-            f"p = _started(('sleep', '600'), dict(os.environ), 1, '')\nopen({str(pid)!r}, 'w').write(str(p.pid))\n"
+            f"p = _started(('sleep', '600'), dict(os.environ), 1, '', 'SIGTERM')\nopen({str(pid)!r}, 'w').write(str(p.pid))\n"
             "time.sleep(600)\n"
         )
         process = subprocess.Popen([sys.executable, str(worker)], env=os.environ | {"PYTHONPATH": str(ROOT)})
@@ -366,3 +366,21 @@ def _is_zombie(pid):
         return psutil.Process(pid).status() == "zombie"
     except psutil.NoSuchProcess:
         return True
+
+
+def test_a_signal_that_slurm_sends_to_all_does_not_end_a_command_that_is_told_by_another(tmp_path):
+    code = (
+        "import os, signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))\n"
+        f"open({str(tmp_path / 'ready')!r}, 'w').close()\n"
+        "time.sleep(60)"
+    )
+    process = _started((sys.executable, "-c", code), dict(os.environ), 1, "", "SIGTERM")
+    while not (tmp_path / "ready").exists():
+        time.sleep(0.02)
+    for number in (signal.SIGUSR2, signal.SIGUSR1):
+        process.send_signal(number)
+    time.sleep(0.2)
+    assert process.poll() is None
+    process.terminate()
+    assert process.wait(timeout=10) == 7

@@ -49,6 +49,13 @@ def test_attempts_that_advance_from_an_older_checkpoint_are_free_though_a_killed
     assert next_attempt(found, CLUSTER).action == "try"
 
 
+def test_attempts_that_are_stopped_and_begin_at_the_same_step_again_come_to_an_end():
+    # A command that writes no checkpoint in time, job after job.
+    found = tried(("stopped", "time", 0, 13), ("stopped", "time", 0, 8), ("stopped", "time", 0, 14))
+    assert next_attempt(found, CLUSTER).action == "try"  # the last may have left one
+    assert next_attempt([*found, *tried(("stopped", "time", 0, 9))], CLUSTER).action == "give up"
+
+
 def test_what_displaces_a_run_before_its_first_step_is_not_its_fault_but_has_a_limit():
     lost = ("lost", "node", 0, 0)
     assert next_attempt(tried(*[lost] * 5), CLUSTER).action == "try"
