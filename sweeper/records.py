@@ -26,11 +26,11 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from model.config import Execution
-from sweeper.errors import DiskError, LaunchError, SweeperError
+from sweeper.errors import ConfigError, DiskError, LaunchError, SweeperError
 from sweeper.files import replacing
 from sweeper.slurm import LIVES, Life, Queue, Task
 from sweeper.spec import Cluster, RunSpec, Value
-from sweeper.typed import build, plain
+from sweeper.typed import build, known_part, plain
 
 SCHEMA_VERSION = 1
 WRITERS = 16
@@ -328,6 +328,9 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path, kind: type[T]) -> T | None:
     """The typed content of a file, or None where there is none.
 
+    A queued job runs the code of its launch, which may be older than what wrote the file: what it does not know it
+    passes over. Not so in the spec of a run, where every setting may decide the loss.
+
     Raises:
         SweeperError: The file is there but is not what it should be.
         DiskError: The disk does not give it, which may pass.
@@ -340,7 +343,17 @@ def read_json(path: Path, kind: type[T]) -> T | None:
         raise DiskError(f"{path}: cannot be read ({error.strerror or error}); try again, or mend the disk") from error
     except ValueError as error:
         raise SweeperError(f"{path}: not a readable record ({error}); move it away to run this cell again") from error
-    return build(kind, values, str(path))
+    try:
+        return build(kind, values, str(path))
+    except ConfigError as error:
+        less = known_part(kind, values)
+        if less == values:
+            raise
+        if kind is RunSpec:
+            raise SweeperError(
+                f"{error} (written by a newer version? launch the sweep again from one version)"
+            ) from error
+        return build(kind, less, str(path))
 
 
 # ── runs and their records ─────────────────────────────────────────────────────────────────────────────────────────

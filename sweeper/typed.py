@@ -159,6 +159,22 @@ def _scalar(kind: Any, value: Any, where: str, place: Place) -> Any:
     raise ConfigError(f"{place(where)}: expected {names.get(kind, kind)}, got {value!r}")
 
 
+def known_part(kind: Any, value: Any) -> Any:
+    """A plain value without the settings that the annotated type does not know, at any depth.
+
+    What a newer version wrote reads like that as far as this one understands it.
+    """
+    if get_origin(kind) in (Union, types.UnionType):
+        classes = [k for k in get_args(kind) if dataclasses.is_dataclass(k)]
+        return known_part(classes[0], value) if classes and isinstance(value, Mapping) else value
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
+        known = fields_of(cast(Hashable, kind))
+        return {name: known_part(known[name][0], item) for name, item in value.items() if name in known}
+    if get_origin(kind) is tuple and get_args(kind)[1:] == (Ellipsis,) and isinstance(value, list):
+        return [known_part(get_args(kind)[0], item) for item in value]
+    return value
+
+
 def plain(value: Any) -> Any:
     """A dataclass, mapping or sequence as what JSON knows; NaN and infinities become None."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

@@ -237,7 +237,8 @@ class TestProcesses:
         pid = tmp_path / "pid"
         worker.write_text(
             "from sweeper.command import _started\nimport os, time\n"
-            f"p = _started(('sleep', '600'), dict(os.environ), 1, '', 'SIGTERM')\nopen({str(pid)!r}, 'w').write(str(p.pid))\n"
+            "p = _started(('sleep', '600'), dict(os.environ), 1, '', 'SIGTERM')\n"
+            f"open({str(pid)!r}, 'w').write(str(p.pid))\n"
             "time.sleep(600)\n"
         )
         process = subprocess.Popen([sys.executable, str(worker)], env=os.environ | {"PYTHONPATH": str(ROOT)})

@@ -32,6 +32,7 @@ from sweeper.records import (
     read_attempts,
     read_beat,
     read_evidence,
+    read_job,
     read_record,
     read_records,
     read_spec,
@@ -342,3 +343,19 @@ def _beat(when):
 
 def _job(runs=("r",)):
     return JobFile(job="j", tasks=(runs,), code="c", processes=1, heartbeat_s=1.0, execution=Execution())
+
+
+def test_what_a_newer_version_added_to_a_file_is_passed_over_but_not_in_a_spec(folder):
+    path = write_job(folder, _job())
+    values = json.loads((path / "job.json").read_text())
+    values["colour"], values["execution"]["flavour"] = "blue", "sweet"
+    write_text(path / "job.json", json.dumps(values))
+    assert read_job(path) == _job()
+    spec = run_spec()
+    write_spec(folder, spec)
+    file = folder.run(spec.run_id) / "spec.json"
+    values = json.loads(file.read_text())
+    values["train"]["model"]["heads_of_a_new_kind"] = 3
+    write_text(file, json.dumps(values))
+    with pytest.raises(SweeperError, match="written by a newer version"):
+        read_spec(folder, spec.run_id)
