@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Literal
 
 from sweeper.errors import LaunchError
@@ -301,6 +302,18 @@ def is_preempted(job_id: str) -> bool:
     except SlurmError:
         return False
     return time_of not in ("", "N/A", "None")
+
+
+def resumed_at(job_id: str) -> float:
+    """When a running job last went on after it was suspended, seconds since the epoch; 0 for one that never was.
+
+    Raises:
+        SlurmError: The controller does not answer, or knows the job no more.
+    """
+    words = call("scontrol", "show", "job", job_id).split()
+    # In SLURM's words the time of the last suspension, which a resumption sets anew (job_mgr.c).
+    said = next((word.partition("=")[2] for word in words if word.startswith("SuspendTime=")), "None")
+    return 0.0 if said in ("None", "Unknown") else datetime.fromisoformat(said).timestamp()
 
 
 def cancel_step(step: str) -> None:

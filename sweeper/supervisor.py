@@ -7,6 +7,7 @@ processes are gone is given one here, and `retries.next_attempt` judges them. A 
 """
 
 import errno
+import math
 import os
 import shlex
 import signal
@@ -109,6 +110,10 @@ class _Charge:
     """Signals passed on to its processes."""
     held_since: float = 0.0
     """When it was first seen to be cancelled, seconds since the epoch."""
+    seen: tuple[int, float] | None = None
+    """Its attempt and when that last got further, as of the last look."""
+    silent_s: float = 0.0
+    """How long this process has seen no other."""
     stopped: bool = False
     """Whether its processes were asked to end by somebody who did not ask this one."""
 
@@ -226,12 +231,13 @@ class _Watch:
         if charge.process.poll() is not None:
             self._settle(charge, charge.process.returncode)
             charge.process = None
-        elif time.time() - charge.looked > LOOK_S:
+        elif (since_s := time.time() - charge.looked) > LOOK_S:
             charge.looked = time.time()
             if is_held(self.folder, charge.run_id):
                 self._end_held(charge, charge.process)
             else:
-                self._end_if_hung(charge, charge.process)
+                # A suspended job stands still with its supervisor: all but a look of that is no silence.
+                self._end_if_hung(charge, charge.process, min(since_s, 2 * LOOK_S))
 
     def _decide(self, charge: _Charge) -> None:
         """Whether the run needs another start, now or later."""
@@ -328,15 +334,21 @@ class _Watch:
         else:
             srun.kill()
 
-    def _end_if_hung(self, charge: _Charge, srun: "subprocess.Popen[bytes]") -> None:
-        """Kill the step of a run that makes no step any more and whose processes do not see it themselves."""
+    def _end_if_hung(self, charge: _Charge, srun: "subprocess.Popen[bytes]", since_s: float) -> None:
+        """Kill the step of a run that makes no step any more and whose processes do not see it themselves.
+
+        `since_s` went by since the last look.
+        """
         attempts = counted_attempts(self.folder, charge.run_id)
         last = attempts[-1] if attempts else None
         if last is None or last.end is not None or not self._ours(last):
             return
         beat = read_beat(self.folder, charge.run_id, last.number)
-        silent_s = hung_for(last, beat, self.job.profile.hang_s)
-        if silent_s > 0:
+        seen = last.number, beat.stepped if beat else 0.0
+        silent_s = charge.silent_s + since_s if seen == charge.seen else 0.0
+        charge.seen, charge.silent_s = seen, silent_s
+        if silent_s > hang_limit(beat, self.job.profile.hang_s):
+            charge.silent_s = 0.0  # a disk that takes no end may be what the run waits for too: it gets the time again
             reason = f"no step for {silent_s:.0f} s on {last.seat.node}"
             write_end(self.folder, charge.run_id, last.number, End(state="lost", cause="hung", reason=reason))
             try:
@@ -378,17 +390,25 @@ def step_environment(job: JobFile) -> dict[str, str]:
     }
 
 
-def hung_for(attempt: Attempt, beat: Beat | None, hang_s: float, grace_s: float = HUNG_GRACE_S) -> float:
-    """Seconds since the last step of a run that hangs: longer than `hang_s` and than 20 median steps; 0 if it does not.
+def hang_limit(beat: Beat | None, hang_s: float, grace_s: float = HUNG_GRACE_S) -> float:
+    """How long a run may make no step, seconds, before it is ended from outside; infinite for one that tells of none.
 
-    Its own processes notice first; what they cannot end is ended from outside, `grace_s` later.
+    Its own processes notice first, at `hang_s` or 20 median steps; what they cannot end is ended `grace_s` later.
     """
-    since = max(attempt.owner.time, beat.stepped if beat else 0.0)
     if beat is not None and beat.limit_s == 0:
-        return 0.0  # a command that tells nobody of its steps
-    limit = (beat.limit_s if beat else STARTUP * hang_s) + min(grace_s, hang_s)
-    silent_s = time.time() - since
-    return silent_s if silent_s > limit else 0.0
+        return math.inf
+    return (beat.limit_s if beat else STARTUP * hang_s) + min(grace_s, hang_s)
+
+
+def hung_for(
+    attempt: Attempt, beat: Beat | None, hang_s: float, grace_s: float = HUNG_GRACE_S, *, resumed: float = 0.0
+) -> float:
+    """Seconds since the last step of a run that hangs, by the clocks of its node and this one; 0 if it does not.
+
+    `resumed` is when its job last went on after it was suspended, seconds since the epoch: silence begins there again.
+    """
+    silent_s = time.time() - max(attempt.owner.time, beat.stepped if beat else 0.0, resumed)
+    return silent_s if silent_s > hang_limit(beat, hang_s, grace_s) else 0.0
 
 
 def tries(folder: SweepFolder, run_id: str) -> Tried:

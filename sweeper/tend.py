@@ -48,6 +48,7 @@ from sweeper.slurm import (
     read_settings,
     release,
     requeue,
+    resumed_at,
 )
 from sweeper.status import FINISHED, STARTABLE, State, count_states, state_of
 from sweeper.submission import close_ended, submit_again, tell_waiting
@@ -295,6 +296,13 @@ def _end_the_hung(
         if task is None or task.state != "RUNNING" or task.restarts != last.seat.restarts:
             continue
         silent_s = hung_for(last, seen.beat, launch.cluster.hang_s, HUNG_GRACE_S)
+        if silent_s == 0:
+            continue
+        try:  # nor is one that went on a moment ago, whose heartbeats tell of a step before that
+            resumed = resumed_at(task.job_id)
+        except SlurmError:
+            continue
+        silent_s = hung_for(last, seen.beat, launch.cluster.hang_s, HUNG_GRACE_S, resumed=resumed)
         if silent_s == 0:
             continue
         write_end(

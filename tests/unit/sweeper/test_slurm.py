@@ -1,12 +1,13 @@
 """What SLURM's words mean, with commands that answer from files."""
 
 import os
+import time
 
 import pytest
 from fake_slurm import fake_slurm
 
 from sweeper import slurm
-from sweeper.slurm import Queue, Task, ask_queue, environment, is_limit, is_silence, is_vague
+from sweeper.slurm import Queue, Task, ask_queue, environment, is_limit, is_silence, is_vague, resumed_at
 
 
 @pytest.fixture
@@ -122,3 +123,12 @@ def test_what_slurm_says_for_both_kinds_of_limit_is_vague():
     assert is_vague("Job violates accounting/QOS policy")
     assert not is_vague("QOSMaxSubmitJobPerUserLimit: Job violates accounting/QOS policy")
     assert is_silence("Unable to contact slurm controller (connect failure)")
+
+
+def test_a_running_job_tells_when_it_last_went_on_after_it_was_suspended(fake):
+    said = "JobId=7 JobState=RUNNING StartTime=2026-01-01T00:00:00 SuspendTime={} SecsPreSuspend=3"
+    fake._write("scontrol", f"echo '{said.format('2026-01-01T01:00:00')}'")
+    assert resumed_at("7") == time.mktime((2026, 1, 1, 1, 0, 0, 0, 0, -1))
+    fake._write("scontrol", f"echo '{said.format('None')}'")
+    assert resumed_at("7") == 0
+    assert fake.calls("scontrol") == ["show job 7"] * 2

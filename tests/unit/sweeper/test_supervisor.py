@@ -1,6 +1,8 @@
 """The supervisor of a job's runs, look by look; its processes are stand-ins."""
 
 import errno
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,9 @@ from builders import run_record, run_spec
 
 from model.config import Execution
 from sweeper import supervisor
+from sweeper.errors import DiskError
 from sweeper.records import (
+    Beat,
     End,
     JobFile,
     Seat,
@@ -17,6 +21,7 @@ from sweeper.records import (
     claim_attempt,
     read_attempts,
     read_record,
+    write_beat,
     write_rank_end,
     write_record,
 )
@@ -106,3 +111,83 @@ def test_a_disk_that_is_away_for_a_moment_ends_no_job(folder, monkeypatch):
     monkeypatch.setattr(supervisor, "DISK_S", 0.01)
     assert _Patience().with_(lambda: read_record(folder, spec.run_id)).run_id == spec.run_id
     assert not errors
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The time of all clocks, which stands still unless a test moves it."""
+    now = [1e9]
+    monkeypatch.setattr(time, "time", lambda: now[0])
+    return now
+
+
+@pytest.fixture
+def ended_steps(monkeypatch):
+    """The steps that SLURM was told to kill."""
+    steps = []
+    monkeypatch.setattr(supervisor, "cancel_step", steps.append)
+    return steps
+
+
+def beat(now, stepped, **changes):
+    """A heartbeat of a run that may be silent for 900 s."""
+    standing = Beat(time=now, run_id=RUN, step=5, steps=9, tokens_per_s=1.0, stepped=stepped, limit_s=900.0)
+    return replace(standing, **changes)
+
+
+def look_on(watch, charge, clock, seconds):
+    """Look after a run for so long, every six seconds."""
+    for _ in range(int(seconds / 6)):
+        clock[0] += 6
+        watch.look_after(charge)
+
+
+def test_a_run_that_was_suspended_for_an_hour_is_not_hung(folder, watch, clock, ended_steps):
+    number, (charge, _) = claim_attempt(folder, RUN, SEAT), started()
+    write_beat(folder, RUN, number, beat(clock[0], clock[0]))
+    look_on(watch, charge, clock, 120)
+    clock[0] += 3600  # nothing of the job runs, this process included
+    watch.look_after(charge)
+    write_beat(folder, RUN, number, beat(clock[0], clock[0] - 3720))  # alive again, and no step done yet
+    look_on(watch, charge, clock, 600)
+    assert read_attempts(folder, RUN)[0].end is None
+    assert ended_steps == []
+
+
+def test_a_run_without_a_step_for_its_limit_and_a_minute_is_hung_though_its_heart_beats(
+    folder, watch, clock, ended_steps
+):
+    number, (charge, _) = claim_attempt(folder, RUN, SEAT), started()
+    stepped = clock[0]
+    for _ in range(16):
+        write_beat(folder, RUN, number, beat(clock[0], stepped))
+        look_on(watch, charge, clock, 60)
+    assert ended_steps == []
+    look_on(watch, charge, clock, 30)
+    assert ended_steps == ["7.0"]
+    assert read_attempts(folder, RUN)[0].end.cause == "hung"
+
+
+def test_a_run_that_may_wait_for_room_like_its_end_gets_its_time_again(folder, watch, clock, ended_steps, monkeypatch):
+    number, (charge, _) = claim_attempt(folder, RUN, SEAT), started()
+    write_beat(folder, RUN, number, beat(clock[0], clock[0]))
+    full = []
+
+    def write_end(*_):
+        full.append(clock[0])
+        raise DiskError("no room")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(supervisor, "write_end", write_end)
+        while not full:
+            with watch.patience:
+                look_on(watch, charge, clock, 6)
+    look_on(watch, charge, clock, 600)
+    assert ended_steps == []
+
+
+def test_a_run_that_tells_of_no_steps_is_never_hung(folder, watch, clock, ended_steps):
+    number, (charge, _) = claim_attempt(folder, RUN, SEAT), started()
+    write_beat(folder, RUN, number, beat(clock[0], clock[0], limit_s=0.0))
+    look_on(watch, charge, clock, 9000)
+    assert ended_steps == []
