@@ -76,8 +76,12 @@ def newest_checkpoint(folder: Path, config: TrainConfig) -> Found:
 
 
 def read_checkpoint(path: Path, device: torch.device) -> tuple[int, dict[str, Any]]:
-    """Steps done and the state of the checkpoint at `path`, its tensors on `device`."""
-    loaded = torch.load(path, map_location=device, weights_only=True)
+    """Steps done and the state of the checkpoint at `path`, its tensors on `device`.
+
+    On the host they are the file itself, mapped: the processes of a node share its pages, which the kernel may drop,
+    and each reads what it takes. Eight copies of weights and moments would not fit beside each other.
+    """
+    loaded = torch.load(path, map_location=device, weights_only=True, mmap=True)
     return loaded["step"], loaded["state"]
 
 

@@ -1,6 +1,7 @@
 import dataclasses
 import errno
 import resource
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,15 @@ def test_what_was_written_is_read_back_exactly(tmp_path):
     assert torch.equal(found["optimizer"]["groups"][0]["m"], state["optimizer"]["groups"][0]["m"])
     assert found["losses"] == state["losses"]
     assert found["note"] == "text"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks /proc")
+def test_a_state_on_the_host_is_mapped_rather_than_copied_into_the_memory_of_each_process(tmp_path):
+    path = save(tmp_path, 7)
+    _, state = read_checkpoint(path, CPU)
+    assert str(path) in Path("/proc/self/maps").read_text()
+    del state
+    assert str(path) not in Path("/proc/self/maps").read_text()
 
 
 def test_a_folder_without_checkpoints_has_no_newest(tmp_path):
