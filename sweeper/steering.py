@@ -48,12 +48,18 @@ POLL_S = 0.1
 # ── cancel ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+SETTLED: frozenset[State] = FINISHED | {"cancelled"}
+"""Nothing is left to cancel of a run in these states."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cancelled:
     """What a cancellation did."""
 
     runs: int
-    """Runs that are held now; none is started again before `retry` asks for it."""
+    """Runs that are held from now on; none is started again before `retry` asks for it."""
+    already: int
+    """Runs that were cancelled before."""
     finished: int
     """Runs that have a result already, and keep it."""
     tasks: int
@@ -76,7 +82,7 @@ def cancel_runs(folder: SweepFolder, rows: Sequence[Row], look: Look, stop_s: fl
     Raises:
         SweeperError: SLURM does not answer; the runs are held all the same.
     """
-    chosen = [row.run_id for row in rows if row.state not in FINISHED]
+    chosen = [row.run_id for row in rows if row.state not in SETTLED]
     reason = f"cancelled by {getpass.getuser()} on {socket.gethostname()}"
     for run_id in chosen:
         hold_run(folder, run_id, reason)
@@ -96,7 +102,8 @@ def cancel_runs(folder: SweepFolder, rows: Sequence[Row], look: Look, stop_s: fl
         ) from error
     return Cancelled(
         runs=len(ids),
-        finished=len(rows) - len(chosen),
+        already=sum(row.state == "cancelled" for row in rows),
+        finished=sum(row.state in FINISHED for row in rows),
         tasks=len(tasks),
         shared=shared,
         stopped=len(here) - left,

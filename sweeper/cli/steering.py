@@ -227,18 +227,22 @@ def cancel(
 ) -> None:
     """Stop runs and keep them from being started again; what they did so far is kept.
 
+    More than one are asked about first; without a terminal to ask on, --yes is needed.
+
     Example: sweeper cancel quickstart --where "lr > 0.2 and state!='done'"
     """
-    from sweeper.status import FINISHED
-    from sweeper.steering import cancel_runs
+    from sweeper.steering import SETTLED, cancel_runs
     from sweeper.terminal.steering import print_cancelled
 
     opened = _open(name, words, runs)
     chosen = _chosen(opened, where, everything)
-    left = [row for row in chosen if row.state not in FINISHED]
-    if len(left) > 1 and not yes and sys.stdin.isatty() and not typer.confirm(f"cancel {_counted(left)}?"):
-        typer.echo("nothing was cancelled")
-        raise typer.Exit(EXIT_INTERRUPTED)
+    left = [row for row in chosen if row.state not in SETTLED]
+    if len(left) > 1 and not yes:
+        if not sys.stdin.isatty():
+            raise SweeperError(f"there is no terminal to ask on whether to cancel {_counted(left)}; say so with --yes")
+        if not typer.confirm(f"cancel {_counted(left)}?"):
+            typer.echo("nothing was cancelled")
+            raise typer.Exit(EXIT_INTERRUPTED)
     print_cancelled(cancel_runs(opened.folder, chosen, opened.look), opened.cells)
 
 
@@ -346,6 +350,10 @@ def _chosen(opened: _Opened, where: str, everything: bool) -> "tuple[Row, ...]":
 
     if not (opened.named or where or everything):
         raise SweeperError("say which runs: the start of a run_id, --where CONDITION, or --all")
+    if everything and (opened.named or where):
+        raise SweeperError(
+            f"--all means every run, but {(where or opened.named[0])!r} only some; leave one of them out"
+        )
     chosen = choose(opened.rows, opened.specs, opened.named, where, everything=everything)
     if not chosen:
         raise SweeperError(f"no run of the {len(opened.rows)} satisfies the condition; `sweeper status` shows them")

@@ -13,7 +13,8 @@ def print_cancelled(done: Cancelled, cells: str) -> None:
     Args:
         cells: The words of a command that mean these cells.
     """
-    console.print(f"{_runs(done.runs)} cancelled", soft_wrap=True)
+    already = f", {done.already} {'was' if done.already == 1 else 'were'} already" if done.already else ""
+    console.print(f"{_runs(done.runs)} cancelled{already}", soft_wrap=True)
     notes = [
         (done.tasks, f"{'1 job' if done.tasks == 1 else f'{done.tasks} jobs'} of SLURM ended"),
         (done.shared, f"{done.shared} share a job with others: their own processes end within seconds"),

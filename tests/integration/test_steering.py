@@ -139,6 +139,26 @@ def test_cancel_wants_to_know_which_runs(scene, sweeper):
     assert "--where CONDITION" in done.stderr
 
 
+@pytest.mark.parametrize("words", [("--where", "state == 'queued'"), ("lr == 0.4",)])
+def test_a_condition_and_all_runs_contradict_each_other(scene, sweeper, words):
+    done = sweeper("cancel", "toy", *words, "--all", "--yes")
+    assert (done.returncode, scene.calls("scancel")) == (2, [])
+    assert "--all means every run, but" in done.stderr
+
+
+def test_several_runs_are_not_cancelled_unasked(scene, sweeper):
+    done = sweeper("cancel", "toy", "--all")
+    assert (done.returncode, scene.calls("scancel")) == (2, [])
+    assert "whether to cancel 2 runs (1 queued, 1 failed); say so with --yes" in done.stderr
+    assert "2 runs cancelled" in sweeper("cancel", "toy", "--all", "--yes").stdout
+
+
+def test_runs_that_were_cancelled_before_are_counted_aside(scene, sweeper):
+    sweeper("cancel", "toy", "lr == 0.4")
+    scene.queue({JOB: ("COMPLETED", "FAILED", "CANCELLED")})
+    assert "1 run cancelled, 1 was already" in sweeper("cancel", "toy", "--all").stdout
+
+
 def test_what_was_cancelled_is_taken_up_again_by_retry(scene, sweeper):
     assert "1 run cancelled" in sweeper("cancel", "toy", "--where", "state == 'queued'").stdout
     assert scene.calls("scancel") == ["7_2"]
