@@ -11,11 +11,17 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+
+GROUP_TIMEOUT = timedelta(hours=2)
+"""How long a rank waits for the others. torch gives NCCL ten minutes, in which rank 0 may not have verified or written
+a large checkpoint yet; ranks that hang are the watchdog's to end, who knows how long a step takes."""
 
 
 class PeerLost(RuntimeError):  # noqa: N818 - what happened, not a mistake
@@ -61,6 +67,7 @@ def join(device: Literal["auto", "cpu", "cuda"], environment: Mapping[str, str] 
             rank=rank,
             world_size=size,
             device_id=chosen if cuda else None,
+            timeout=GROUP_TIMEOUT,
         )
         atexit.register(dist.destroy_process_group)
     return World(rank=rank, size=size, device=chosen, local_size=local_size)

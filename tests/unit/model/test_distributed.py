@@ -1,3 +1,5 @@
+import atexit
+
 import pytest
 import torch
 from torch import nn
@@ -15,6 +17,8 @@ from model.distributed import (
     sum_over_ranks,
     wait_for_all,
 )
+from sweeper.spec import Cluster
+from sweeper.watchdog import STARTUP
 
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 
@@ -41,6 +45,15 @@ def test_a_world_of_one_starts_no_group():
 def test_a_half_described_world_is_refused(environment, message):
     with pytest.raises(ValueError, match=message):
         join("cpu", environment)
+
+
+def test_ranks_wait_for_each_other_for_as_long_as_reading_a_large_checkpoint_may_take(monkeypatch):
+    started = {}
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda **how: started.update(how))
+    monkeypatch.setattr(atexit, "register", lambda _: None)
+    join("cpu", {"RANK": "0", "WORLD_SIZE": "2"})
+    startup_s = STARTUP * Cluster().hang_s  # what a run may take to its first step
+    assert started["timeout"].total_seconds() > startup_s
 
 
 def test_asking_for_a_gpu_where_there_is_none_is_refused(monkeypatch):
