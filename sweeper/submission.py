@@ -20,6 +20,7 @@ from sweeper.records import (
     Submitted,
     SweepFolder,
     close_job,
+    hold_run,
     job_life,
     launcher_lock,
     lost_end,
@@ -28,6 +29,7 @@ from sweeper.records import (
     read_excluded,
     read_jobs,
     read_launch,
+    read_renewed,
     read_spec,
     renew_run,
     write_end,
@@ -42,7 +44,7 @@ from sweeper.scheduler.arrays import LimitError, Shape, UnansweredError, keeper_
 from sweeper.slurm import Queue, Settings, SlurmError, ask_queue, exclude_nodes, read_settings, require_slurm
 from sweeper.snapshot import take_snapshot
 from sweeper.spec import Cluster, RunSpec, Sweep
-from sweeper.status import FINISHED, State, states
+from sweeper.status import FINISHED, STARTABLE, State, state_of, states
 
 MAX_ARRAY_SIZE = 1001
 """Most elements of an array where the cluster does not say (slurm.conf, MaxArraySize)."""
@@ -66,6 +68,8 @@ class Submission:
     """Runs that a limit of SLURM kept back."""
     limit: str
     """SLURM's words about that limit."""
+    canaries: int
+    """Runs that the others wait for."""
     states: Mapping[State, int]
 
 
@@ -98,7 +102,7 @@ def submit_sweep(
     for note in (*sweep.notes, *check_runs(specs, sweep.cluster)):
         tell(note)
     with patient_lock(folder) as renew:
-        queue, settings = _ask(folder)
+        queue, settings = _ask(folder, tell)
         evidence = read_evidence(folder, [spec.run_id for spec in specs], queue)
         plan = make_plan(sweep.name, specs, states(evidence), sweep.cluster, sweep.execution, measured(evidence))
         for run in plan.runs:
@@ -120,6 +124,7 @@ def submit_sweep(
         cancelled=count("cancelled"),
         waiting=sent.waiting,
         limit=sent.limit,
+        canaries=len(launch.canaries),
         states=plan.totals.states,
     )
 
@@ -167,7 +172,7 @@ def _launch_file(sweep: Sweep, plan: Plan, code: str, before: LaunchFile | None,
     )
 
 
-def _ask(folder: SweepFolder) -> tuple[Queue, Settings]:
+def _ask(folder: SweepFolder, tell: Callable[[str], None]) -> tuple[Queue, Settings]:
     """What SLURM says now; jobs that it no longer has are noted to have ended.
 
     Raises:
@@ -182,8 +187,36 @@ def _ask(folder: SweepFolder) -> tuple[Queue, Settings]:
     queue = ask_about_jobs([job for job, _ in read_jobs(folder).values() if job.cluster is not None], settings)
     if not queue.answers:
         raise LaunchError(f"SLURM does not answer ({queue.error}); nothing was submitted: launch again")
+    if (before := read_launch(folder)) is not None and (held := hold_the_cancelled(folder, before, queue)):
+        tell(f"{len(held)} runs were cancelled outside sweeper and are left alone; `sweeper retry` takes them up again")
     close_ended(folder, queue)
     return queue, settings
+
+
+def hold_the_cancelled(folder: SweepFolder, launch: LaunchFile, queue: Queue) -> list[str]:
+    """Hold the runs whose jobs a person cancelled with scancel; which ones.
+
+    What SLURM cancelled because a canary failed is none of it, nor what was asked for again since.
+    """
+    last: dict[str, tuple[JobFile, int]] = {}
+    for job, _ in sorted(read_jobs(folder).values(), key=lambda pair: pair[0].time):
+        last |= {run_id: (job, index) for index, runs in enumerate(job.tasks) for run_id in runs}
+    cancelled, launched = set(), launch.by_run()
+    for run_id in last.keys() & launched.keys():
+        job, index = last[run_id]
+        task = queue.task(job.job, index)
+        if task is None or task.state != "CANCELLED":
+            continue
+        renewed = read_renewed(folder, run_id)
+        canaries = launched[run_id].canaries
+        begun = any(attempt.seat.job == job.job for attempt in read_attempts(folder, run_id))
+        if (renewed is None or renewed.time < job.time) and (begun or not canaries or run_id in canaries):
+            cancelled.add(run_id)
+    evidence = read_evidence(folder, sorted(cancelled), queue) if cancelled else {}
+    held = [run_id for run_id, seen in evidence.items() if state_of(seen) in STARTABLE]
+    for run_id in held:
+        hold_run(folder, run_id, "its job was cancelled")
+    return held
 
 
 def close_ended(folder: SweepFolder, queue: Queue) -> None:

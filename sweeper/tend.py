@@ -27,13 +27,11 @@ from sweeper.records import (
     job_life,
     launcher_lock,
     lost_end,
-    read_attempts,
     read_cleared,
     read_evidence,
     read_excluded,
     read_jobs,
     read_launch,
-    read_renewed,
     write_end,
     write_excluded,
 )
@@ -51,7 +49,7 @@ from sweeper.slurm import (
     resumed_at,
 )
 from sweeper.status import FINISHED, STARTABLE, State, count_states, state_of
-from sweeper.submission import close_ended, submit_again, tell_waiting
+from sweeper.submission import close_ended, hold_the_cancelled, submit_again, tell_waiting
 from sweeper.supervisor import give_up, hung_for, tail, tries
 
 BAD_NODE_RUNS = 2
@@ -102,7 +100,11 @@ def tend(folder: SweepFolder) -> Cycle:
         if not queue.answers:
             raise SweeperError(f"SLURM does not answer ({queue.error}); nothing was done: tend again later")
         said: list[str] = []
-        _hold_the_cancelled(folder, launch, queue, said.append)
+        if held := hold_the_cancelled(folder, launch, queue):
+            said.append(
+                f"{len(held)} runs were cancelled outside sweeper and are left alone; "
+                "`sweeper retry` takes them up again"
+            )
         _release_the_held(folder, queue, said.append)
         _note_the_unstarted(folder, launch, queue, said.append)
         close_ended(folder, queue)
@@ -186,33 +188,6 @@ def _behind_canaries(
             guarded += len(waiting)
         free += [run_id for run_id in mine if run_id in part.canaries]
     return free, guarded
-
-
-def _hold_the_cancelled(folder: SweepFolder, launch: LaunchFile, queue: Queue, say: Callable[[str], None]) -> None:
-    """Leave alone what a person cancelled with scancel.
-
-    What SLURM cancelled because a canary failed is none of it, nor what was asked for again since.
-    """
-    last: dict[str, tuple[JobFile, int]] = {}
-    for job, _ in sorted(read_jobs(folder).values(), key=lambda pair: pair[0].time):
-        last |= {run_id: (job, index) for index, runs in enumerate(job.tasks) for run_id in runs}
-    cancelled, launched = set(), launch.by_run()
-    for run_id in last.keys() & launched.keys():
-        job, index = last[run_id]
-        task = queue.task(job.job, index)
-        if task is None or task.state != "CANCELLED":
-            continue
-        renewed = read_renewed(folder, run_id)
-        canaries = launched[run_id].canaries
-        begun = any(attempt.seat.job == job.job for attempt in read_attempts(folder, run_id))
-        if (renewed is None or renewed.time < job.time) and (begun or not canaries or run_id in canaries):
-            cancelled.add(run_id)
-    evidence = read_evidence(folder, sorted(cancelled), queue)
-    held = [r for r, seen in evidence.items() if state_of(seen) in STARTABLE]
-    for run_id in held:
-        hold_run(folder, run_id, "its job was cancelled")
-    if held:
-        say(f"{len(held)} runs were cancelled outside sweeper and are left alone; `sweeper retry` takes them up again")
 
 
 def _note_the_unstarted(folder: SweepFolder, launch: LaunchFile, queue: Queue, say: Callable[[str], None]) -> None:

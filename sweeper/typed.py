@@ -28,7 +28,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     "did you mean 'context'?"
     """
     known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)  # below, `gpu` is answered with `cpu`
     if near:
         return f"did you mean {near[0]!r}?"
     if len(known) > 20:

@@ -37,6 +37,7 @@ def plan(
     from sweeper.launch import check_runs, plan_sweep
     from sweeper.plan import plan_json
     from sweeper.sources import open_sweep
+    from sweeper.status import STARTABLE
     from sweeper.terminal.plan import print_plan
 
     sweep, specs, folder = open_sweep(name, overrides or [], runs)
@@ -46,6 +47,11 @@ def plan(
         typer.echo(json.dumps(plan_json(planned, notes)))
     else:
         print_plan(planned, sweep.title, notes, rows=rows)
+    if budget is not None and (unpriced := [run for run in planned.runs if run.params == 0 and run.state in STARTABLE]):
+        raise SweeperError(
+            f"--budget: the cost of {len(unpriced)} runs is not known, for their command's model is not described; "
+            "choose a model group for the sweep, or leave --budget out"
+        )
     if budget is not None and planned.totals.gpu_hours_left > budget:
         typer.echo(
             f"over budget: {planned.totals.gpu_hours_left:.4g} {planned.device}-hours left to run, {budget:g} at hand",
@@ -94,8 +100,12 @@ def launch(
         if dry_run:
             print_scripts(scripts(sweep, plan_sweep(sweep, specs, folder), folder))
             return
-        submission = submit_sweep(sweep, specs, folder, tell=tell, canary=canary)
-        kept = submit_keeper(folder) if keeper else None
+        try:
+            submission = submit_sweep(sweep, specs, folder, tell=tell, canary=canary)
+            kept = submit_keeper(folder) if keeper else None
+        except KeyboardInterrupt:
+            tell("interrupted: what SLURM has is not submitted again; launch again for the rest, or see sweeper status")
+            raise typer.Exit(EXIT_INTERRUPTED) from None
         print_submission(submission, sweep, same_cells(name, overrides, runs), kept)
         return
     if canary or keeper:

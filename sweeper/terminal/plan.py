@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from rich.markup import escape
+
 from sweeper.plan import Plan, PlannedRun
 from sweeper.terminal import STATE_STYLE, axis_value, console, count, duration, scientific, show, table
 
@@ -12,7 +14,7 @@ def print_plan(plan: Plan, title: str, notes: Sequence[str], rows: int) -> None:
     arms = len({run.arm for run in plan.runs}) > 1
     names = [name for name, _ in plan.runs[0].axes] if plan.runs else []
     heading = f"{plan.sweep}: {title}" if title else plan.sweep
-    made = table(heading)
+    made = table(escape(heading))
     made.add_column("run")
     made.add_column("state")
     if arms:
@@ -40,14 +42,16 @@ def print_plan(plan: Plan, title: str, notes: Sequence[str], rows: int) -> None:
         console.print(f"… and {len(plan.runs) - len(shown)} more runs (--rows 0 shows all)", style="dim")
     totals = plan.totals
     states = ", ".join(f"{number} {state}" for state, number in totals.states.items())
+    priced = f"{_hours(totals.gpu_hours, plan.device)}, of which {_hours(totals.gpu_hours_left, plan.device)} are left"
     console.print(
         f"{totals.runs} runs ({states}) · {count(totals.tokens)} tokens · {scientific(totals.flops)} FLOPs · "
-        f"{_hours(totals.gpu_hours, plan.device)}, of which {_hours(totals.gpu_hours_left, plan.device)} are left",
+        f"{'cost not known (no model is described)' if totals.flops == 0 else priced}",
         soft_wrap=True,
     )
-    console.print(f"checkpoints: at most {_size(totals.disk_gib)} on disk at a time", soft_wrap=True)
+    if totals.disk_gib:
+        console.print(f"checkpoints: at most {_size(totals.disk_gib)} on disk at a time", soft_wrap=True)
     for note in notes:
-        console.print(note, style="yellow", soft_wrap=True)
+        console.print(note, style="yellow", soft_wrap=True, markup=False)
 
 
 def _plan_cells(run: PlannedRun, arms: bool, names: list[str], several: bool) -> list[str]:
