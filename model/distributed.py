@@ -18,7 +18,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-
 GROUP_TIMEOUT = timedelta(hours=2)
 """How long a rank waits for the others. torch gives NCCL ten minutes, in which rank 0 may not have verified or written
 a large checkpoint yet; ranks that hang are the watchdog's to end, who knows how long a step takes."""
