@@ -21,14 +21,18 @@ Place = Callable[[str], str]
 """What an error names for the path of a bad value."""
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+CHOICES_CUTOFF = 0.7
+"""How alike a word must be to be meant among a few choices: `gpu` is not answered with `cpu`."""
+
+
+def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """A closing clause that names the nearest known word, or lists them, the nearest ten if there are many.
 
     >>> did_you_mean("contxt", ["context", "width"])
     "did you mean 'context'?"
     """
     known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)  # below, `gpu` is answered with `cpu`
+    near = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
     if near:
         return f"did you mean {near[0]!r}?"
     if len(known) > 20:
@@ -91,7 +95,9 @@ def convert(kind: Any, value: Any, where: str, *, place: Place = str) -> Any:
     if origin is Literal:
         if value in get_args(kind) and type(value) in {type(choice) for choice in get_args(kind)}:
             return value
-        raise ConfigError(f"{place(where)}: got {value!r}; {did_you_mean(str(value), map(str, get_args(kind)))}")
+        raise ConfigError(
+            f"{place(where)}: got {value!r}; {did_you_mean(str(value), map(str, get_args(kind)), CHOICES_CUTOFF)}"
+        )
     if origin is tuple:
         if isinstance(value, str) or not isinstance(value, Iterable):
             raise ConfigError(f"{place(where)}: expected a list, got {value!r}")
