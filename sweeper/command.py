@@ -92,6 +92,7 @@ def run_command(
     world_size: int,
     observer: Observer,
     stop: Callable[[], bool],
+    local_rank: int = 0,
 ) -> CommandOutcome:
     """Carry out an attempt at a run whose trainer is a command, as one of `world_size` processes.
 
@@ -101,6 +102,8 @@ def run_command(
         attempt: Its number, from 1.
         observer: Told of the command's metrics and of progress, on rank 0.
         stop: Asked ten times a second; once true on any rank, every command is asked to end and has `grace_s` for it.
+        local_rank: Among the processes of its node, of which the first starts a command that is there per job. The
+            LOCAL_RANK of the environment numbers GPUs: 0 on each process that is bound to one.
 
     Returns:
         The outcome, of which only that of rank 0 counts.
@@ -111,7 +114,6 @@ def run_command(
     """
     home, run_folder = home.resolve(), run_folder.resolve()
     paths = _Paths.of(home, run_folder)
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     over = home / "command.over"
     if spec.trainer.per == "job" and local_rank != 0:
         _wait_for(over, home / "stopping", stop)

@@ -88,6 +88,8 @@ class Place:
     rank: int
     world_size: int
     seat: Seat
+    local_rank: int = 0
+    """Among those of its node, whatever GPUs it sees."""
     turn: str = ""
     """Tells one start of these processes from another in the same job."""
 
@@ -103,14 +105,12 @@ def _take_place(job: JobFile) -> Place:
         os.environ.pop(name, None)
     rank = int(os.environ.get("SUBMITIT_LOCAL_GLOBALID", "0"))
     world_size = int(os.environ.get("SUBMITIT_LOCAL_NTASKS", "1"))
+    local = int(os.environ.get("SUBMITIT_LOCAL_LOCALID", "0"))
     if world_size > 1:
         os.environ.update(
-            RANK=str(rank),
-            WORLD_SIZE=str(world_size),
-            LOCAL_RANK=os.environ.get("SUBMITIT_LOCAL_LOCALID", "0"),
-            LOCAL_WORLD_SIZE=str(world_size),
+            RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK=str(local), LOCAL_WORLD_SIZE=str(world_size)
         )
-    return Place(rank=rank, world_size=world_size, seat=Seat(job=job.job))
+    return Place(rank=rank, world_size=world_size, seat=Seat(job=job.job), local_rank=local)
 
 
 def _place_in_slurm(job: JobFile) -> Place:
@@ -136,7 +136,7 @@ def _place_in_slurm(job: JobFile) -> Place:
         node=env.get("SLURMD_NODENAME", ""),
         step=f"{env['SLURM_JOB_ID']}.{env.get('SLURM_STEP_ID', '0')}",
     )
-    return Place(rank=rank, world_size=world_size, seat=seat, turn=env["SWEEPER_TURN"])
+    return Place(rank=rank, world_size=world_size, seat=seat, local_rank=local, turn=env["SWEEPER_TURN"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -275,6 +275,7 @@ def _train(folder: SweepFolder, job: JobFile, place: Place, spec: RunSpec, numbe
                 world_size=place.world_size,
                 observer=recorder,
                 stop=stop,
+                local_rank=place.local_rank,
             )
         else:
             outcome = _train_ourselves(folder, job, spec, number, recorder, stop)

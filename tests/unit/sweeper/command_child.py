@@ -31,6 +31,7 @@ def main():
         world_size=world_size,
         observer=Silent(),
         stop=lambda: bool(asked),
+        local_rank=rank,
     )
     assert "torch" not in sys.modules
     print(json.dumps({"state": outcome.state, "loss": outcome.loss, "extra": dict(outcome.extra)}))

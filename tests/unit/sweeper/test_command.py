@@ -285,16 +285,20 @@ class TestProcesses:
 class TestSeveralProcesses:
     @pytest.fixture
     def ranks(self, tmp_path):
-        """`ranks(count, *argv, …)` starts the processes of a run, as a scheduler would on one node."""
+        """`ranks(count, *argv, bound=…, …)` starts the processes of a run, as a scheduler would on one node.
+
+        Those that are bound to one GPU each know it as number 0.
+        """
         started = []
 
-        def start(count, *argv, **trainer):
+        def start(count, *argv, bound=False, **trainer):
             spec = replace(run_spec(steps=20), trainer=Trainer(kind="command", argv=argv, **trainer))
             write_spec(SweepFolder(tmp_path, "s"), spec)
             run = SweepFolder(tmp_path, "s").run(spec.run_id)
             (run / "attempts" / "1").mkdir(parents=True)
             for rank in range(count):
-                places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+                local = 0 if bound else rank
+                places = {"RANK": rank, "LOCAL_RANK": local, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
                 started.append(
                     subprocess.Popen(
                         [sys.executable, Path(__file__).with_name("command_child.py"), run, str(rank), str(count)],
@@ -328,12 +332,13 @@ class TestSeveralProcesses:
         assert (run / "attempts/1/output.1.log").read_text() == "rank 1\n"
         assert second["state"] == "done"
 
-    def test_a_launcher_of_its_own_is_started_once_on_a_node_with_the_places_in_its_own_words(self, ranks):
+    @pytest.mark.parametrize("bound", [False, True])
+    def test_a_launcher_of_its_own_is_started_once_on_a_node_with_the_places_in_its_own_words(self, ranks, bound):
         code = (
             "import json, os; json.dump({'loss': 1.0, **{k: v for k, v in os.environ.items() if k[:4] == 'PET_'}, "
             "'ranked': 'RANK' in os.environ}, open(os.environ['SWEEPER_RESULT'], 'x'))"
         )
-        run, processes = ranks(3, *python(code), per="job")
+        run, processes = ranks(3, *python(code), bound=bound, per="job")
         assert [outcome["state"] for outcome in self.outcomes(processes)] == ["done"] * 3
         assert json.loads((run / "attempts/1/result.json").read_text()) == {
             "loss": 1.0,

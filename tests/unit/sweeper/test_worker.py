@@ -75,8 +75,9 @@ def test_a_task_of_several_knows_its_rank_and_that_of_its_node(monkeypatch):
 
 def test_a_task_that_slurm_bound_to_one_gpu_takes_that(monkeypatch):
     ranks = {"SLURM_PROCID": "1", "SLURM_NTASKS": "2", "SLURM_LOCALID": "1"}
-    _, environment = place(monkeypatch, 2, CUDA_VISIBLE_DEVICES="1", **ranks)
+    found, environment = place(monkeypatch, 2, CUDA_VISIBLE_DEVICES="1", **ranks)
     assert environment["LOCAL_RANK"] == "0"
+    assert found.local_rank == 1  # and is not the first of its node for that
 
 
 @pytest.mark.parametrize(
