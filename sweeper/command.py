@@ -223,11 +223,25 @@ class _Stopping:
         if self.stop():
             self.asked = True
             if self.shared is not None:
-                self.shared.touch()
+                _touch(self.shared)
         elif self.shared is not None and time.monotonic() >= self.next_look:
             self.next_look = time.monotonic() + SHARED_POLL_S
-            self.asked = self.shared.exists()
+            self.asked = _is_there(self.shared)
         return self.asked
+
+
+def _touch(path: Path) -> None:
+    """Tell the others, unless the disk takes nothing: then each hears of it from the scheduler alone."""
+    with suppress(OSError):
+        path.touch()
+
+
+def _is_there(path: Path) -> bool:
+    """Whether a file is known to be there; a disk that is away for a moment is asked again at the next look."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def _carry_out(
@@ -384,9 +398,9 @@ def _marked(marks: Mapping[str, str]) -> Iterator[psutil.Process]:
 
 def _wait_for(over: Path, shared: Path, stop: Callable[[], bool]) -> None:
     """Wait for the command that the first process of the node started; pass on that this one was asked to stop."""
-    while not over.exists():
+    while not _is_there(over):
         if stop():
-            shared.touch()
+            _touch(shared)
         time.sleep(SHARED_POLL_S)
 
 

@@ -1,5 +1,6 @@
 """Real processes that live for less than a second; none imports torch."""
 
+import errno
 import json
 import math
 import os
@@ -14,7 +15,7 @@ import psutil
 import pytest
 from builders import run_spec
 
-from sweeper.command import CommandError, _started, read_result, run_command
+from sweeper.command import CommandError, _started, _Stopping, read_result, run_command
 from sweeper.records import SweepFolder, write_spec
 from sweeper.spec import Trainer
 
@@ -358,6 +359,19 @@ class TestSeveralProcesses:
         wait_until(lambda: (tmp_path / "ready0").exists() and (tmp_path / "ready1").exists())
         processes[1].terminate()
         assert self.outcomes(processes)[0]["state"] == "stopped"
+
+
+def test_a_disk_that_is_away_for_a_moment_neither_stops_a_command_nor_fails_it(tmp_path, monkeypatch):
+    def away(*_, **__):
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    asked = []
+    stopping = _Stopping(lambda: bool(asked), tmp_path / "stopping")
+    monkeypatch.setattr(Path, "exists", away)
+    monkeypatch.setattr(Path, "touch", away)
+    assert not stopping()
+    asked.append(True)
+    assert stopping()
 
 
 def wait_until(condition, timeout_s=10.0):
