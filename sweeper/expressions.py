@@ -8,6 +8,7 @@ the calls of `FUNCTIONS` are all there is.
 import ast
 import math
 import operator
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -120,6 +121,21 @@ def holds(condition: Expression, values: Scope) -> bool:
             f"{condition.where}: {_short(condition.text)!r} is {verdict!r}, not true or false; write a comparison"
         )
     return bool(verdict)
+
+
+def compared_texts(text: str, name: str) -> frozenset[str]:
+    """The literal texts that a condition compares a name with.
+
+    >>> sorted(compared_texts("state == 'done' or lr > 1 and state in ['new', 'failed']", "state"))
+    ['done', 'failed', 'new']
+    """
+    found: set[str] = set()
+    for node in ast.walk(_parse(text, "selector")):
+        sides = (node.left, *node.comparators) if isinstance(node, ast.Compare) else ()
+        if any(isinstance(side, ast.Name) and side.id == name for side in sides):
+            parts = (part for side in sides for part in ast.walk(side))
+            found |= {part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str)}
+    return frozenset(found)
 
 
 def opened(text: str, where: str = "expression") -> Any:
@@ -310,6 +326,9 @@ class _Compiler:
         return operator.itemgetter(self.resolve(name))
 
 
+_LONE_EQUALS = re.compile(r"(?<![=!<>:])=(?!=)")
+
+
 def _parse(text: str, where: str) -> ast.expr:
     if len(text) > MAX_TEXT:
         raise ConfigError(f"{where}: an expression of {len(text)} characters; the limit is {MAX_TEXT}")
@@ -319,6 +338,8 @@ def _parse(text: str, where: str) -> ast.expr:
         return ast.parse(text.strip(), mode="eval").body
     except SyntaxError as error:
         place = f"character {error.offset} of " if error.offset else ""
+        if _LONE_EQUALS.search(text):
+            raise ConfigError(f"{where}: '=' compares nothing in {_short(text)!r}; write ==") from error
         raise ConfigError(f"{where}: {error.msg} ({place}{_short(text)!r})") from error
     except (ValueError, RecursionError, MemoryError) as error:
         raise ConfigError(f"{where}: {_short(text)!r} cannot be read; simplify the expression") from error

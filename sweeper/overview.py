@@ -95,6 +95,8 @@ class Look:
     excluded: tuple[ExcludedNode, ...]
     others: int
     """Runs of the sweep's folder that were not looked at."""
+    missing: str = ""
+    """The sweep's folder, where there is none."""
     keeper_job: str = ""
     """What the job is called that tends the sweep."""
 
@@ -133,6 +135,7 @@ def take_look(folder: SweepFolder, run_ids: Iterable[str], *, ask: bool = True) 
             part = launched.get(run_id)
             verdicts[run_id] = next_attempt(tries(folder, run_id), part.cluster if part else launch.cluster)
     return Look(
+        missing="" if folder.path.is_dir() else str(folder.path),
         keeper_job=keeper_name(folder),
         time=time.time(),
         queue=queue,
@@ -414,6 +417,8 @@ def _summaries(look: Look) -> tuple[JobSummary, ...]:
 
 
 def _warnings(rows: Sequence[Row], look: Look) -> Iterable[str]:
+    if look.missing:
+        yield f"nothing was launched below {look.missing}; launch it, or name the folder of its --runs"
     queue = look.queue
     unknown = sum(row.state == "unknown" for row in rows)
     if queue is not None and not queue.answers:

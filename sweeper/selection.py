@@ -2,15 +2,17 @@
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
-from sweeper.errors import SweeperError
-from sweeper.expressions import select
+from sweeper.errors import ConfigError, SweeperError
+from sweeper.expressions import compared_texts, compile_expression, select
 from sweeper.overview import Row
-from sweeper.records import SweepFolder, read_spec, run_names
+from sweeper.records import Cause, SweepFolder, read_spec, run_names
 from sweeper.spec import RunSpec
-from sweeper.status import count_states
+from sweeper.status import STATES
+from sweeper.typed import did_you_mean
 
 OVERRIDE = re.compile(r"[+~]{0,2}[\w./@:-]+=(?!=)|~[\w./@:-]+$")
 RUN_ID = re.compile(r"[0-9a-f]{1,16}$")
@@ -18,8 +20,10 @@ ROW_COLUMNS = (
     *("run_id", "arm", "state", "step", "steps", "progress", "attempts", "node", "job", "cause", "reason"),
     *("tokens_per_s", "launched"),
 )
+WORDS: Mapping[str, tuple[str, ...]] = {"state": STATES, "cause": get_args(Cause)}
+"""Columns that hold one of a few words."""
 SHOWN = 5
-"""Runs that a message lists."""
+"""Runs, or values, that a message lists."""
 
 
 def split_words(words: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -33,6 +37,22 @@ def split_words(words: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]
     for word in words:
         (overrides if OVERRIDE.match(word) else runs).append(word)
     return tuple(overrides), tuple(runs)
+
+
+def named_one(words: Iterable[str]) -> str:
+    """The one of a command's words that names a run.
+
+    Raises:
+        SweeperError: None does, or several.
+    """
+    overrides, runs = split_words(words)
+    if len(runs) > 1:
+        raise SweeperError(f"one run at a time, but {', '.join(map(repr, runs))} name {len(runs)}; leave one of them")
+    if not runs:
+        raise SweeperError(
+            f"no run is named: {overrides[-1]!r} was read as an override of the sweep; a condition is written with =="
+        )
+    return runs[0]
 
 
 def with_named(specs: Sequence[RunSpec], folder: SweepFolder, runs: Iterable[str]) -> tuple[RunSpec, ...]:
@@ -63,7 +83,7 @@ def choose(
 
     Raises:
         SweeperError: A run that does not exist, or a beginning that several share.
-        ConfigError: A condition that cannot be read or names an unknown column.
+        ConfigError: A condition that cannot be read, or names an unknown column, state or cause.
     """
     found: dict[str, Row] = {}
     conditions = [("--where", where)] if where else []
@@ -75,6 +95,7 @@ def choose(
             conditions.append((f"run {word!r}", word))
     for place, condition in conditions:
         kept = select(condition, columns(rows, specs), place)
+        _check_words(condition, place)
         found |= {row.run_id: row for row, keeps in zip(rows, kept, strict=True) if keeps}
     if everything:
         found |= {row.run_id: row for row in rows}
@@ -86,14 +107,47 @@ def choose_one(rows: Sequence[Row], specs: Sequence[RunSpec], word: str) -> Row:
 
     Raises:
         SweeperError: None or several.
-        ConfigError: A condition that cannot be read or names an unknown column.
+        ConfigError: A condition that cannot be read, or names an unknown column, state or cause.
     """
     found = choose(rows, specs, [word])
     if not found:
-        raise SweeperError(f"no run satisfies {word!r} ({_counted(rows)}); loosen the condition")
+        raise SweeperError(none_satisfies(rows, specs, word))
     if len(found) > 1:
         raise SweeperError(f"{len(found)} runs satisfy {word!r}: {_listed(found)}; name one by the start of its run_id")
     return found[0]
+
+
+def none_satisfies(rows: Sequence[Row], specs: Sequence[RunSpec], *conditions: str) -> str:
+    """That no run satisfies conditions, with what the columns that they read hold."""
+    held = columns(rows, specs)
+    read = sorted({name for condition in conditions for name in compile_expression(condition).names if name in held})
+    there = "; ".join(f"{name} is {_values(held[name])}" for name in read)
+    number = len({row.run_id for row in rows})
+    none = f"none of the {number} runs satisfies" if number > 1 else "the only run does not satisfy"
+    return f"{none} {' or '.join(map(repr, conditions))}" + (f": {there}" if there else "")
+
+
+def _values(column: Sequence[Any]) -> str:
+    """The values of a column, or the range of its numbers where they are many."""
+    counts = Counter(value for value in column if value is not None and value == value)
+    if not counts:
+        return "not known of any"
+    if len(counts) > SHOWN and all(isinstance(value, int | float) for value in counts):
+        return f"{min(counts):g} to {max(counts):g}"
+    shown = [f"{value!r} ({number})" for value, number in counts.most_common(SHOWN)]
+    return ", ".join(shown) + (f" and {len(counts) - SHOWN} more" if len(counts) > SHOWN else "")
+
+
+def _check_words(condition: str, place: str) -> None:
+    """A misspelt word would satisfy nothing, which looks like an answer.
+
+    Raises:
+        ConfigError: A state or a cause that does not exist.
+    """
+    for name, words in WORDS.items():
+        for strange in sorted(compared_texts(condition, name) - set(words)):
+            hint = did_you_mean(strange, filter(None, words))
+            raise ConfigError(f"{place}: no run has the {name} {strange!r}; {hint}")
 
 
 def columns(rows: Sequence[Row], specs: Sequence[RunSpec]) -> Mapping[str, Sequence[Any]]:
@@ -132,8 +186,3 @@ def _listed(rows: Sequence[Row]) -> str:
 
 def _setting(row: Row) -> str:
     return "".join(f", {name}={value}" for name, value in row.axes.items())
-
-
-def _counted(rows: Sequence[Row]) -> str:
-    counts = count_states(row.state for row in {row.run_id: row for row in rows}.values())
-    return ", ".join(f"{number} {state}" for state, number in counts.items()) or "no runs"

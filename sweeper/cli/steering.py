@@ -23,7 +23,7 @@ from sweeper.cli.arguments import (
 from sweeper.errors import SweeperError
 
 if TYPE_CHECKING:
-    from sweeper.overview import Look, Overview, Row
+    from sweeper.overview import Look, Row
     from sweeper.records import SweepFolder
     from sweeper.spec import RunSpec
 
@@ -62,22 +62,34 @@ class _Opened:
 
 def _open(name: str, words: Sequence[str] | None, runs: Path, *, ask: bool = True) -> _Opened:
     """Look at the runs that words may name: at all of them only where a condition asks for that."""
-    from sweeper.overview import rows_of, take_look
     from sweeper.selection import could_be_named, split_words, with_named
     from sweeper.sources import open_sweep
 
     overrides, named = split_words(words or [])
     _, specs, folder = open_sweep(name, overrides, runs)
     chosen = could_be_named(with_named(specs, folder, named), named)
-    look = take_look(folder, [spec.run_id for spec in chosen], ask=ask)
-    return _Opened(
-        folder=folder,
-        specs=chosen,
-        look=look,
-        rows=rows_of(chosen, look),
-        named=named,
-        cells=same_cells(name, list(overrides), runs),
-    )
+    return _looked_at(folder, chosen, same_cells(name, list(overrides), runs), named, ask=ask)
+
+
+def _open_grid(name: str, overrides: Sequence[str], runs: Path, *, others: bool) -> _Opened:
+    """Look at all runs of a grid, and, if they are asked for, at those of the sweep's other grids."""
+    from sweeper.records import read_spec, run_names
+    from sweeper.sources import open_sweep
+
+    _, specs, folder = open_sweep(name, overrides, runs)
+    if others:
+        known = {spec.run_id for spec in specs}
+        specs = (*specs, *(read_spec(folder, run_id) for run_id in run_names(folder) if run_id not in known))
+    return _looked_at(folder, specs, same_cells(name, list(overrides), runs))
+
+
+def _looked_at(
+    folder: "SweepFolder", specs: "tuple[RunSpec, ...]", cells: str, named: tuple[str, ...] = (), *, ask: bool = True
+) -> _Opened:
+    from sweeper.overview import rows_of, take_look
+
+    look = take_look(folder, [spec.run_id for spec in specs], ask=ask)
+    return _Opened(folder=folder, specs=specs, look=look, rows=rows_of(specs, look), named=named, cells=cells)
 
 
 def status(
@@ -97,38 +109,25 @@ def status(
 
     Example: sweeper status quickstart --where 'lr > 0.1'
     """
-    from sweeper.overview import next_step
+    from sweeper.overview import next_step, overview
+    from sweeper.selection import choose, none_satisfies
     from sweeper.terminal.status import print_status
     from sweeper.typed import plain
 
-    seen, cells = _overview(name, overrides or [], runs, where, everything)
-    step = _next(next_step(seen), name, cells, runs)
+    opened = _open_grid(name, overrides or [], runs, others=everything)
+    seen = whole = overview(opened.folder.name, opened.specs, opened.look)
+    if where:
+        chosen = {row.run_id for row in choose(opened.rows, opened.specs, [], where)}
+        seen = overview(whole.sweep, [spec for spec in opened.specs if spec.run_id in chosen], opened.look)
+    step = _next(next_step(whole), name, opened.cells, runs)
     if as_json:
         typer.echo(json.dumps({**plain(seen), "next": step}))
+    elif where and not seen.rows:
+        typer.echo(f"{whole.sweep}: {none_satisfies(opened.rows, opened.specs, where)}")
     else:
         print_status(seen, step, rows=rows, everything=everything or bool(where))
     if seen.states.get("failed"):
         raise typer.Exit(EXIT_RUNS_FAILED)
-
-
-def _overview(
-    name: str, overrides: Sequence[str], runs: Path, where: str = "", everything: bool = False
-) -> "tuple[Overview, str]":
-    """A sweep as it stands, and the words that mean its cells."""
-    from sweeper.overview import overview, rows_of, take_look
-    from sweeper.records import read_spec, run_names
-    from sweeper.selection import choose
-    from sweeper.sources import open_sweep
-
-    sweep, specs, folder = open_sweep(name, overrides, runs)
-    if everything:
-        known = {spec.run_id for spec in specs}
-        specs = (*specs, *(read_spec(folder, run_id) for run_id in run_names(folder) if run_id not in known))
-    look = take_look(folder, [spec.run_id for spec in specs])
-    if where:
-        chosen = {row.run_id for row in choose(rows_of(specs, look), specs, [], where)}
-        specs = tuple(spec for spec in specs if spec.run_id in chosen)
-    return overview(sweep.name, specs, look), same_cells(name, list(overrides), runs)
 
 
 def _next(step: str, name: str, cells: str, runs: Path) -> str:
@@ -177,11 +176,11 @@ def logs(
     """
     from sweeper.logs import find_logs, read_log
     from sweeper.logs import follow as follow_run
-    from sweeper.selection import RUN_ID, split_words
+    from sweeper.selection import RUN_ID, choose_one, named_one
 
-    named = split_words(words)[1]
-    opened = _open(name, words, runs, ask=not all(RUN_ID.match(word) for word in named))
-    run_id = _one(opened).run_id
+    word = named_one(words)
+    opened = _open(name, words, runs, ask=not RUN_ID.match(word))
+    run_id = choose_one(opened.rows, opened.specs, word).run_id
     if follow:
         with _leaving():
             for text in follow_run(opened.folder, run_id, rank=rank, over=lambda: _is_over(opened, run_id)):
@@ -204,11 +203,13 @@ def why(name: SweepName, words: OneRun, runs: RunsFolder = Path("runs"), as_json
     Example: sweeper why quickstart "state=='failed' and lr==0.2"
     """
     from sweeper.explanation import explain
+    from sweeper.selection import choose_one, named_one
     from sweeper.terminal.status import print_explanation
     from sweeper.typed import plain
 
+    word = named_one(words)
     opened = _open(name, words, runs)
-    row = _one(opened)
+    row = choose_one(opened.rows, opened.specs, word)
     spec = next(spec for spec in opened.specs if spec.run_id == row.run_id)
     explained = explain(spec, row, opened.look)
     if as_json:
@@ -337,16 +338,8 @@ def _folder(name: str, runs: Path) -> "SweepFolder":
     return SweepFolder(runs, name) if (runs / name).is_dir() else open_sweep(name, [], runs)[2]
 
 
-def _one(opened: _Opened) -> "Row":
-    from sweeper.selection import choose_one
-
-    if len(opened.named) != 1:
-        raise SweeperError(f"name one run, by the start of its run_id or by a condition; got {list(opened.named)}")
-    return choose_one(opened.rows, opened.specs, opened.named[0])
-
-
 def _chosen(opened: _Opened, where: str, everything: bool) -> "tuple[Row, ...]":
-    from sweeper.selection import choose
+    from sweeper.selection import choose, none_satisfies
 
     if not (opened.named or where or everything):
         raise SweeperError("say which runs: the start of a run_id, --where CONDITION, or --all")
@@ -356,7 +349,8 @@ def _chosen(opened: _Opened, where: str, everything: bool) -> "tuple[Row, ...]":
         )
     chosen = choose(opened.rows, opened.specs, opened.named, where, everything=everything)
     if not chosen:
-        raise SweeperError(f"no run of the {len(opened.rows)} satisfies the condition; `sweeper status` shows them")
+        conditions = [*opened.named, *([where] if where else [])]
+        raise SweeperError(none_satisfies(opened.rows, opened.specs, *conditions))
     return chosen
 
 

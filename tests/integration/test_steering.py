@@ -117,6 +117,28 @@ def test_status_prints_one_object_for_programs(scene, sweeper):
     assert found["next"] == "sweeper watch toy"
 
 
+def test_a_condition_that_nothing_satisfies_is_no_finished_sweep(scene, sweeper):
+    done = sweeper("status", "toy", "--where", "state == 'running'")
+    assert done.returncode == 0
+    assert done.stdout.startswith("toy: none of the 3 runs satisfies \"state == 'running'\": state is ")
+    assert "next:" not in done.stdout
+
+
+def test_what_to_type_next_is_about_the_whole_sweep(scene, sweeper):
+    done = sweeper("status", "toy", "--where", "state == 'done'")
+    assert done.stdout.splitlines()[-1] == "next: sweeper watch toy"
+
+
+def test_a_folder_of_runs_that_is_not_there_is_told(scene, sweeper):
+    done = sweeper("status", "toy", "--runs", "elsewhere")
+    assert "nothing was launched below elsewhere/toy; launch it, or name the folder of its --runs" in done.stdout
+
+
+def test_a_condition_with_one_equals_sign_names_no_run(scene, sweeper):
+    done = sweeper("why", "toy", "state='failed'")
+    assert (done.returncode, "a condition is written with ==" in done.stderr) == (2, True)
+
+
 def test_why_is_one_sentence_and_the_tracebacks_last_lines(scene, sweeper):
     done = sweeper("why", "toy", "lr == 0.2")
     assert "attempt 1 on n1 failed: ValueError: boom" in done.stdout

@@ -6,7 +6,7 @@ from builders import run_spec
 from sweeper.errors import ConfigError, SweeperError
 from sweeper.overview import Row
 from sweeper.records import SweepFolder, write_spec
-from sweeper.selection import choose, choose_one, could_be_named, split_words, with_named
+from sweeper.selection import choose, choose_one, could_be_named, named_one, none_satisfies, split_words, with_named
 
 SPECS = tuple(replace(run_spec(lr=lr), run_id=run_id) for lr, run_id in ((0.1, "aa11"), (0.2, "aa22"), (0.3, "bb33")))
 STATES = ("failed", "running", "done")
@@ -78,6 +78,37 @@ def test_an_unknown_column_is_answered_with_the_nearest():
         chosen(where="stat == 'failed'")
 
 
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        ("state == 'runing'", "no run has the state 'runing'; did you mean 'running'"),
+        ("lr > 0 and cause in ['time', 'memroy']", "no run has the cause 'memroy'; did you mean 'memory'"),
+        ("'oom' != cause", "no run has the cause 'oom'; choose one of .*time"),
+        ("lr=0.2", "'=' compares nothing in 'lr=0.2'; write =="),
+    ],
+)
+def test_a_condition_that_means_nothing_is_refused(where, said):
+    with pytest.raises(ConfigError, match=said):
+        chosen(where=where)
+
+
+def test_a_condition_that_nothing_satisfies_is_answered_with_what_there_is():
+    said = none_satisfies(ROWS, SPECS, "state == 'queued' and lr > 5")
+    assert said.startswith("none of the 3 runs satisfies \"state == 'queued' and lr > 5\": lr is 0.1 (1), ")
+    assert said.endswith("state is 'failed' (1), 'running' (1), 'done' (1)")
+
+
+def test_a_condition_with_one_equals_sign_is_told_from_an_override():
+    with pytest.raises(SweeperError, match="was read as an override of the sweep; a condition .* =="):
+        named_one(["cluster=mine", "kind='ok'"])
+
+
+def test_one_run_is_named_at_a_time():
+    with pytest.raises(SweeperError, match="one run at a time, but 'aa11', 'bb33' name 2"):
+        named_one(["aa11", "cluster=mine", "bb33"])
+    assert named_one(["aa11", "cluster=mine"]) == "aa11"
+
+
 def test_everything_is_every_run_once():
     assert chosen("aa11", everything=True) == ["aa11", "aa22", "bb33"]
 
@@ -86,7 +117,7 @@ def test_one_run_may_be_named_by_a_condition():
     assert choose_one(ROWS, SPECS, "lr == 0.3").run_id == "bb33"
 
 
-@pytest.mark.parametrize(("word", "said"), [("lr > 5", "no run satisfies"), ("lr > 0.1", "2 runs satisfy")])
+@pytest.mark.parametrize(("word", "said"), [("lr > 5", "none of the 3 runs satisfies"), ("lr > 0.1", "2 runs satisfy")])
 def test_a_condition_that_names_no_one_run_is_refused(word, said):
     with pytest.raises(SweeperError, match=said):
         choose_one(ROWS, SPECS, word)
