@@ -392,13 +392,19 @@ class _Recorder:
             step=step,
             steps=steps,
             tokens_per_s=tokens_per_s,
-            first_step=before.first_step if before else step,
+            first_step=before.first_step
+            if before and not (self.by_command and before.step == 0)
+            else self._began(step),
             stepped=self.stepped or now,
             step_s=self.pace.step_s,
             limit_s=limit_s if limit_s < math.inf else 0.0,
         )
         if before is None:
             self._beat()
+
+    def _began(self, step: int) -> int:
+        """Where this attempt began; a command's is known only from the first step that it tells of."""
+        return max(0, step - 1) if self.by_command else step
 
     def note(self, _member: int, text: str) -> None:
         """Trouble that training outlives."""

@@ -255,3 +255,32 @@ def test_a_result_waits_for_a_disk_that_cannot_be_asked_either(folder, finished,
     monkeypatch.setattr(worker, "is_superseded", ask)
     worker._train(folder, JOB, PLACE, spec, 1, NeverAsked())
     assert read_record(folder, "r").loss == 2.5
+
+
+class Never:
+    received = 0
+
+    def __call__(self):
+        return False
+
+
+def beats_of(tmp_path, steps, by_command):
+    """The last heartbeat of an attempt that tells of these steps."""
+    folder = SweepFolder(tmp_path, "tiny")
+    seat = Seat(job="j")
+    number = claim_attempt(folder, "r", seat)
+    job = JobFile(job="j", tasks=(("r",),), code="c", processes=1, heartbeat_s=60.0, execution=Execution())
+    place_here = Place(rank=0, world_size=1, seat=seat)
+    with _Recorder(
+        folder, job, place_here, (("r", number, io.StringIO()),), Never(), by_command=by_command
+    ) as recorder:
+        for step in steps:
+            recorder.progress(0, step, 100, 1.0)
+    return read_beat(folder, "r", number)
+
+
+def test_a_command_began_where_its_first_step_says_and_our_own_trainer_where_it_stood(tmp_path):
+    command = beats_of(tmp_path / "command", (0, 0, 21, 22), by_command=True)
+    assert (command.first_step, command.step) == (20, 22)
+    ours = beats_of(tmp_path / "ours", (20, 21, 22), by_command=False)
+    assert (ours.first_step, ours.step) == (20, 22)
