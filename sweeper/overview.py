@@ -86,7 +86,7 @@ class Look:
     """Those that are not known to have ended, by name."""
     evidence: Mapping[str, Evidence]
     holding: Mapping[str, Holding]
-    """The liveliest job of each run that has one."""
+    """The liveliest job of each run that has one, the newest of several."""
     beats: Mapping[str, Beat]
     """The last heartbeat of the last attempt of each run that made one and has no result."""
     held: Mapping[str, Held]
@@ -153,10 +153,11 @@ def take_look(folder: SweepFolder, run_ids: Iterable[str], *, ask: bool = True) 
 
 def _holding(jobs: Mapping[str, tuple[JobFile, Submitted | None]], queue: Queue | None) -> dict[str, Holding]:
     liveliness = {"none": 0, "unknown": 1, "queued": 2, "alive": 3}
-    found: dict[str, tuple[int, Holding]] = {}
+    found: dict[str, tuple[tuple[int, float], Holding]] = {}
     for name, (job, submitted) in jobs.items():
         for index, runs in enumerate(job.tasks):
-            life = liveliness[job_life(job, submitted, index, queue)]
+            # During an outage the job before looks as alive as the one that took its place: the newest it is.
+            life = (liveliness[job_life(job, submitted, index, queue)], job.time)
             task = queue.task(name, index) if queue and job.cluster is not None else None
             holding = Holding(job=job, submitted=submitted, index=index, task=task)
             for run_id in runs:

@@ -17,6 +17,7 @@ from sweeper.records import (
     Submitted,
     SweepFolder,
     hold_run,
+    read_jobs,
     write_beat,
     write_end,
     write_job,
@@ -147,6 +148,13 @@ def test_a_controller_that_does_not_answer_makes_runs_unknown_and_says_so(seen):
 def test_a_run_that_beats_is_running_whatever_the_controller_does(folder, seen):
     attempt(folder, A)
     assert row(seen(queue(answers=False)), A).state == "running"
+
+
+def test_a_run_that_was_submitted_again_is_shown_under_its_newest_job_also_during_an_outage(folder, seen):
+    job = replace(read_jobs(folder)[JOB][0], job="tiny-0", tasks=((A,),), time=time.time())
+    write_submitted(write_job(folder, job), Submitted(cluster="toy", job_id="8", time=job.time))
+    assert row(seen(queue(answers=False)), A).job == "8_0"
+    assert row(seen(queue(answers=False)), B).job == "7_1"
 
 
 def test_jobs_of_another_cluster_are_unknown_and_named(seen):
