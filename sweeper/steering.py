@@ -192,6 +192,10 @@ def retry_runs(folder: SweepFolder, rows: Sequence[Row], look: Look) -> Retried:
     """
     again = [row.run_id for row in rows if row.state in STARTABLE | {"cancelled"}]
     launch = look.launch
+    if launch is not None and look.queue is not None and not look.queue.answers:
+        raise _silent(
+            SlurmError(look.queue.error)
+        )  # what failed there is not known: nothing may look like nothing to do
     if launch is None or not again:
         for run_id in again:
             renew_run(folder, run_id)

@@ -272,7 +272,11 @@ def retry(
 def exclude(
     name: SweepName,
     nodes: Annotated[
-        list[str] | None, typer.Argument(help="Nodes, also as n[1-3]; without any they are listed.")
+        list[str] | None,
+        typer.Argument(
+            metavar="[NODE|OVERRIDE]...",
+            help="Nodes, also as n[1-3]; without any they are listed. Overrides: not needed.",
+        ),
     ] = None,
     runs: RunsFolder = Path("runs"),
     clear: Annotated[bool, typer.Option("--clear", help="Let jobs use them again; all, if none is named.")] = False,
@@ -282,14 +286,19 @@ def exclude(
 
     Example: sweeper exclude quickstart n[12-14] --reason 'broken fan'
     """
+    from sweeper.selection import split_words
     from sweeper.steering import exclude as exclude_nodes
     from sweeper.terminal.steering import print_exclusion
 
-    print_exclusion(exclude_nodes(_folder(name, runs), nodes or [], clear=clear, reason=reason), cleared=clear)
+    overrides, names = split_words(nodes or [])
+    print_exclusion(exclude_nodes(_folder(name, overrides, runs), names, clear=clear, reason=reason), cleared=clear)
 
 
 def tend(
     name: SweepName,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Those of the launch are not needed: it goes by what was launched.")
+    ] = None,
     runs: RunsFolder = Path("runs"),
     every: Annotated[
         float, typer.Option("--every", min=0, help="Seconds between two cycles; 0 makes one and returns.")
@@ -304,12 +313,12 @@ def tend(
     from sweeper.tend import tend as tend_once
     from sweeper.terminal.steering import print_cycle
 
-    folder = _folder(name, runs)
+    folder, before = _folder(name, overrides or [], runs), ""
     with _leaving():
         while True:
             try:
                 cycle = tend_once(folder)
-                print_cycle(folder.name, cycle)
+                before = print_cycle(folder.name, cycle, before)
                 if every == 0 or cycle.over:
                     break
             except SweeperError as error:  # a launch goes on, or SLURM does not answer: the next cycle will do
@@ -330,12 +339,12 @@ def _leaving() -> Iterator[None]:
         raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
-def _folder(name: str, runs: Path) -> "SweepFolder":
+def _folder(name: str, overrides: Sequence[str], runs: Path) -> "SweepFolder":
     """The folder of a sweep by its name, whether its file still exists or not; else by the file that is named."""
     from sweeper.records import SweepFolder
     from sweeper.sources import open_sweep
 
-    return SweepFolder(runs, name) if (runs / name).is_dir() else open_sweep(name, [], runs)[2]
+    return SweepFolder(runs, name) if (runs / name).is_dir() else open_sweep(name, overrides, runs)[2]
 
 
 def _chosen(opened: _Opened, where: str, everything: bool) -> "tuple[Row, ...]":

@@ -82,8 +82,12 @@ def print_exclusion(done: Exclusion, *, cleared: bool) -> None:
         )
 
 
-def print_cycle(sweep: str, cycle: Cycle) -> None:
-    """What one cycle of tending did, and where the sweep stands after it."""
+def print_cycle(sweep: str, cycle: Cycle, before: str = "") -> str:
+    """What one cycle of tending did, and where the sweep stands after it, which is returned.
+
+    Args:
+        before: Where it stood after the last cycle; the same is not printed twice.
+    """
     clock = time.strftime("%H:%M:%S")
     for sentence in cycle.said:
         console.print(f"{clock} {sentence}", soft_wrap=True, markup=False)
@@ -91,7 +95,10 @@ def print_cycle(sweep: str, cycle: Cycle) -> None:
     waits = f", {cycle.waiting} wait" if cycle.waiting else ""
     again = f" (the first for {duration(max(0.0, cycle.next_at - time.time()))})" if cycle.next_at else ""
     over = "; nothing is left to tend" if cycle.over else ""
-    console.print(f"{clock} {sweep}: {states}{waits}{again}{over}", soft_wrap=True, markup=False)
+    now = f"{sweep}: {states}{waits}{over}"
+    if now != before:
+        console.print(f"{clock} {sweep}: {states}{waits}{again}{over}", soft_wrap=True, markup=False)
+    return now
 
 
 def _runs(number: int) -> str:

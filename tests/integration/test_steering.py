@@ -4,7 +4,7 @@ import json
 import os
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from builders import run_record
@@ -29,6 +29,8 @@ from sweeper.records import (
     write_spec,
     write_submitted,
 )
+from sweeper.tend import Cycle
+from sweeper.terminal.steering import print_cycle
 
 SWEEP = """
 defaults: [{model: tiny}, {optimizer: muonh}, {transfer: none}, {data: synthetic}, {cluster: local},
@@ -188,6 +190,28 @@ def test_what_was_cancelled_is_taken_up_again_by_retry(scene, sweeper):
     assert "cancelled by" in sweeper("status", "toy").stdout
     done = sweeper("retry", "toy")
     assert "2 runs submitted again (jobs 99)" in done.stdout, done.stderr
+
+
+def test_retry_does_not_take_silence_for_nothing_to_do(scene, sweeper):
+    scene.fall_silent()
+    done = sweeper("retry", "toy")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "SLURM does not answer" in done.stderr
+
+
+def test_tend_and_exclude_pass_over_the_overrides_of_the_launch(scene, sweeper):
+    assert sweeper("tend", "toy", "cluster=h100").returncode == 3
+    done = sweeper("exclude", "toy", "cluster=h100", "n2")
+    assert (done.returncode, "excluded: n2" in done.stdout) == (0, True), done.stderr
+
+
+def test_tending_prints_where_the_sweep_stands_only_as_that_changes(capsys):
+    cycle = Cycle(states={"queued": 1}, submitted=0, waiting=0, next_at=0.0, excluded=(), said=())
+    before = print_cycle("toy", cycle)
+    print_cycle("toy", cycle, before)
+    print_cycle("toy", replace(cycle, states={"running": 1}), before)
+    printed = [line.partition(" ")[2] for line in capsys.readouterr().out.splitlines()]
+    assert printed == ["toy: 1 queued", "toy: 1 running"]
 
 
 def test_a_cycle_of_tending_says_where_the_sweep_stands(scene, sweeper):
