@@ -130,6 +130,8 @@ def _options(job: JobFile, shape: Shape) -> dict[str, Any]:
     if shape.dependency:
         more["kill-on-invalid-dep"] = "yes"
     more |= {name.replace("_", "-"): value for name, value in slurm.extra_sbatch.items()}
+    if more.get("no-requeue"):
+        del more["requeue"]  # of the two sbatch takes the later line
     return {**options, "additional_parameters": more}
 
 

@@ -16,9 +16,31 @@ from sweeper.spec import Cluster, Slurm
     ],
 )
 def test_gpus_are_asked_for_as_the_site_wants(tmp_path, asked, line):
+    assert line in script(tmp_path, **asked)
+
+
+def script(folder, **asked):
+    """The lines of a script for a profile."""
     cluster = Cluster(scheduler="slurm", processes=2, slurm=Slurm(**asked))
     job = JobFile(
         job="j", tasks=(("a",),), code="c", processes=2, heartbeat_s=60, execution=Execution(), cluster=cluster
     )
-    script = sbatch_script(job, Shape(nodes=1, tasks_per_node=2, time_min=60), SweepFolder(tmp_path, "s"))
-    assert line in script.splitlines()
+    return sbatch_script(job, Shape(nodes=1, tasks_per_node=2, time_min=60), SweepFolder(folder, "s")).splitlines()
+
+
+def test_a_site_without_gpus_to_ask_for_is_asked_for_none(tmp_path):
+    lines = script(tmp_path, gpu_request="none")
+    assert not [line for line in lines if line.startswith(("#SBATCH --gres", "#SBATCH --gpus"))]
+
+
+def test_who_wants_no_requeue_gets_none(tmp_path):
+    lines = script(tmp_path, extra_sbatch={"no_requeue": True})
+    assert "#SBATCH --no-requeue" in lines
+    assert "#SBATCH --requeue" not in lines
+
+
+def test_words_with_a_meaning_to_the_shell_are_quoted(tmp_path):
+    lines = script(tmp_path / "my runs", environment={"A": "b; c"}, exclude="n[1-3]")
+    assert "export A='b; c'" in lines
+    assert "#SBATCH --exclude='n[1-3]'" in lines
+    assert lines[-1].endswith("/my runs/s/jobs/j'")
