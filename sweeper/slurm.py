@@ -378,9 +378,13 @@ def is_limit(message: str) -> bool:
 
 
 def is_vague(message: str) -> bool:
-    """Whether a refusal may be a limit that passes or one that does not: SLURM says the same for both."""
-    named = [word for word in LIMIT_WORDS if word != VAGUE]
-    return VAGUE.lower() in message.lower() and not any(word.lower() in message.lower() for word in named)
+    """Whether a refusal may be a limit that passes or one that does not: SLURM says the same for both.
+
+    >>> is_vague("Job violates accounting/QOS policy (job submit limit, user size and/or time limits)")
+    True
+    """
+    said = message.lower().replace("(job submit limit, user size and/or time limits)", "")
+    return VAGUE.lower() in said and not any(word.lower() in said for word in LIMIT_WORDS if word != VAGUE)
 
 
 def is_silence(message: str) -> bool:
