@@ -4,6 +4,7 @@ A command that does not answer is no news: `Queue.answers` is then false and not
 """
 
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -383,7 +384,7 @@ def is_vague(message: str) -> bool:
     >>> is_vague("Job violates accounting/QOS policy (job submit limit, user size and/or time limits)")
     True
     """
-    said = message.lower().replace("(job submit limit, user size and/or time limits)", "")
+    said = re.sub(r"\(job submit limit, [^)]*\)", "", message.lower())
     return VAGUE.lower() in said and not any(word.lower() in said for word in LIMIT_WORDS if word != VAGUE)
 
 

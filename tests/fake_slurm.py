@@ -35,6 +35,14 @@ class FakeSlurm:
         for name in ANSWERS:
             self._write(name, "echo 'Socket timed out on send/recv operation' >&2; exit 1")
 
+    def answer(self, name: str, answer: str) -> None:
+        """Let a command run a line of shell."""
+        self._write(name, answer)
+
+    def accounts(self, *lines: str) -> None:
+        """Let sacct print lines of JobID|JobName|State|ExitCode|NodeList|Submit."""
+        (self.root / "accounts").write_text("".join(line + "\n" for line in lines))
+
     def calls(self, name: str) -> list[str]:
         """The words of each call of a command."""
         path = self.root / "calls"

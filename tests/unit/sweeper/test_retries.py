@@ -62,6 +62,12 @@ def test_what_displaces_a_run_before_its_first_step_is_not_its_fault_but_has_a_l
     assert next_attempt(tried(*[lost] * MOST_DISPLACEMENTS), CLUSTER).action == "give up"
 
 
+def test_jobs_that_end_before_they_begin_wait_and_count():
+    unstarted = ("error", "node", 0, 0)
+    assert next_attempt(tried(unstarted), CLUSTER).at == 1030.0
+    assert next_attempt(tried(*[unstarted] * 3), CLUSTER).action == "give up"
+
+
 def test_a_time_limit_too_short_for_a_step_comes_to_an_end():
     assert next_attempt(tried(*[("stopped", "time", 0, 0)] * 3), CLUSTER).action == "give up"
 

@@ -7,7 +7,21 @@ import pytest
 from fake_slurm import fake_slurm
 
 from sweeper import slurm
-from sweeper.slurm import Queue, Task, ask_queue, environment, is_limit, is_silence, is_vague, resumed_at
+from sweeper.slurm import (
+    Queue,
+    SlurmError,
+    Task,
+    ask_queue,
+    call,
+    environment,
+    find_job,
+    is_limit,
+    is_preempted,
+    is_silence,
+    is_vague,
+    read_settings,
+    resumed_at,
+)
 
 
 @pytest.fixture
@@ -65,6 +79,49 @@ def test_a_controller_that_does_not_answer_says_nothing(fake):
     queue = ask_queue({"a": 1})
     assert not queue.answers
     assert "timed out" in queue.error
+    with pytest.raises(SlurmError, match="Socket timed out"):
+        find_job("a")
+
+
+def test_accounting_does_not_bring_the_dead_to_life(fake):
+    # It lags: a job that left the queue may still be RUNNING there.
+    fake.accounts("7_0|a|RUNNING|0:0|n1|2026-01-01T00:00:00")
+    queue = ask_queue({"a": 1})
+    assert queue.life("a", 0, since=time.time() - 300) == "none"
+    assert queue.task("a", 0).state == "RUNNING"
+
+
+def test_accounting_that_fails_is_no_news(fake):
+    fake.queue({"a": ("RUNNING",)})
+    fake.answer("sacct", "echo 'sacct: error: Problem talking to the database: Connection refused' >&2; exit 1")
+    queue = ask_queue({"a": 1, "gone": 1})
+    assert (queue.answers, queue.ended) == (True, {})
+
+
+def test_names_with_bars_and_jobs_that_are_no_arrays_are_read_and_warnings_passed_over(fake):
+    fake.queue({"a": ("RUNNING",)})
+    with (fake.root / "queue").open("a") as queue:
+        queue.write("slurm_load_jobs: a warning\n8|N/A|RUNNING|None|n2|0|one | job\n")
+    tasks = ask_queue().tasks
+    assert {key: task.job_id for key, task in tasks.items()} == {("a", 0): "7_0", ("one | job", 0): "8"}
+
+
+def test_a_command_that_hangs_is_given_up(fake):
+    fake.answer("squeue", "sleep 60")
+    with pytest.raises(SlurmError, match="squeue did not answer within 0 s"):
+        call("squeue", timeout_s=0.2)
+
+
+@pytest.mark.parametrize(("said", "preempted"), [("2026-03-28T12:00:00", True), ("N/A", False), ("", False)])
+def test_a_job_is_preempted_once_slurm_says_when(fake, said, preempted):
+    fake.answer("squeue", f"echo '{said}'")
+    assert is_preempted("7") is preempted
+
+
+def test_the_configuration_is_read_by_name(fake):
+    (fake.root / "config").write_text("Configuration data as of now\nClusterName = toy\nMaxArraySize = 5\n")
+    settings = read_settings()
+    assert (settings.cluster, settings.max_array_size, settings.accounting) == ("toy", 5, False)
 
 
 def test_a_young_job_that_is_not_listed_is_unknown_and_an_old_one_gone():
@@ -121,6 +178,7 @@ def test_a_limit_that_passes_is_told_from_a_request_that_never_fits(message, lim
 
 def test_what_slurm_says_for_both_kinds_of_limit_is_vague():
     assert is_vague("Job violates accounting/QOS policy")
+    assert is_vague("Job violates accounting/QOS policy (job submit limit, user size and/or time limits)")
     assert not is_vague("QOSMaxSubmitJobPerUserLimit: Job violates accounting/QOS policy")
     assert is_silence("Unable to contact slurm controller (connect failure)")
 

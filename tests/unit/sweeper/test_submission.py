@@ -9,6 +9,7 @@ from fake_slurm import fake_slurm
 from model.config import Execution
 from sweeper.errors import LaunchError
 from sweeper.records import End, LaunchFile, Seat, SweepFolder, claim_attempt, read_launch, write_end, write_text
+from sweeper.scheduler import arrays
 from sweeper.scheduler.arrays import LimitError, submit_script
 from sweeper.spec import Cluster, Slurm
 from sweeper.submission import keeper_name, submit_sweep
@@ -76,6 +77,42 @@ def test_a_vague_refusal_of_a_user_without_jobs_is_no_limit_that_passes(fake, fo
     fake.queue({"other": ("PENDING",)})
     with pytest.raises(LimitError):
         submit_script(script, "name")
+
+
+SILENT = "echo 'sbatch: error: Batch job submission failed: Socket timed out on send/recv operation' >&2; exit 1"
+
+
+def test_a_job_that_was_taken_without_an_answer_is_found_by_its_name(fake, folder, monkeypatch):
+    monkeypatch.setattr(arrays, "LOOKUP_S", (0.0,))
+    fake.answer(
+        "sbatch", f"""echo "42|0|PENDING|None||0|$(sed -n 's/.*--job-name=//p' $2)" > {fake.root}/queue; {SILENT}"""
+    )
+    made = submit(folder, specs(1))
+    assert (made.jobs, made.submitted) == (("42",), 1)
+    assert submit(folder, specs(1)).active == 1
+
+
+def test_nothing_is_submitted_in_place_of_a_job_of_which_nobody_knows(fake, folder, monkeypatch):
+    monkeypatch.setattr(arrays, "LOOKUP_S", (0.0,))
+    fake.answer("sbatch", SILENT)
+    with pytest.raises(LaunchError, match="nothing is submitted in its place: launch again when SLURM answers"):
+        submit(folder, specs(2))
+    fake.answer("sbatch", "echo 99")
+    made = submit(folder, specs(2))
+    assert (made.submitted, made.active) == (0, 2)
+
+
+def test_an_answer_that_names_the_cluster_too_is_understood(fake, folder):
+    fake.answer("sbatch", "echo '123;toy'")
+    assert submit(folder, specs(1)).jobs == ("123",)
+
+
+def test_jobs_of_another_cluster_are_unknown_and_stay_so(fake, folder, monkeypatch):
+    monkeypatch.setattr("sweeper.slurm.NEW_S", 0.0)
+    submit(folder, specs(1))
+    (fake.root / "config").write_text("ClusterName = other\n")
+    made = submit(folder, specs(1))
+    assert (made.submitted, made.active) == (0, 1)
 
 
 def test_runs_keep_what_their_own_launch_froze(fake, folder):
