@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from sweeper.doctor.finding import Finding, ok, problem, warning
-from sweeper.doctor.site import Node, Partition, Rights, Site, number
+from sweeper.doctor.site import Node, Partition, Rights, Site, memory_default, number
 from sweeper.slurm import Settings
 from sweeper.spec import Cluster, Slurm
 from sweeper.typed import did_you_mean
@@ -13,6 +13,8 @@ from sweeper.typed import did_you_mean
 OLDEST = (20, 11)
 """The first Slurm whose `srun --overlap` lets runs share a node within a job."""
 SLOW_CONTROLLER_S, SLOW_DATABASE_S = 5.0, 10.0
+LEAST_GIB = 1.0
+"""Of a process: Python with PyTorch 2.13 alone takes 0.2 on a CPU, and a CUDA context several times that."""
 KILL_WAIT_S = 30
 """SLURM's own default; a checkpoint of some gigabytes is written by then."""
 
@@ -215,10 +217,29 @@ def judge_memory(slurm: Slurm, partition: Partition, nodes: Sequence[Node], sett
         says = "no node holds as many processes as it has places"
         return problem("profile", "memory", says, f"set cluster.slurm.mem_gib={fair}", value)
     counted = "MEMORY" in settings.values.get("SelectTypeParameters", "").upper()
-    if not slurm.mem_gib and counted and not partition.memory_default and not slurm.exclusive:
+    default = partition.memory_default or memory_default(settings.values)
+    if not slurm.mem_gib and counted and default is not None:
+        cpus = slurm.cpus_per_process * slurm.processes_per_node
+        shares = {
+            "DefMemPerCPU": max((node.cpus for node in nodes), default=0) if slurm.exclusive else cpus,
+            "DefMemPerGPU": slurm.gpus_per_node,
+        }
+        name, mib = default
+        return _judge_default_memory(slurm, mib * shares.get(name, 1) / 1024, f"{name}={mib} MiB", fair)
+    if not slurm.mem_gib and counted and not slurm.exclusive:
         says = "a job that asks for no memory gets all of a node's, so one job runs on a node at a time"
         return warning("profile", "memory", says, f"set cluster.slurm.mem_gib={fair}", value)
     return ok("profile", "memory", "a node holds its processes" if needed else "the cluster's default", value)
+
+
+def _judge_default_memory(slurm: Slurm, given_gib: float, by: str, fair: int) -> Finding:
+    """Whether what SLURM gives to a job that asks for no memory is enough for its processes."""
+    processes = slurm.processes_per_node
+    value = f"{given_gib:.3g} GiB on a node for {processes} process{'' if processes == 1 else 'es'}, by {by}"
+    if given_gib < LEAST_GIB * processes:
+        says = "a job that asks for no memory gets too little for PyTorch, and is killed for what exceeds it"
+        return warning("profile", "memory", says, f"set cluster.slurm.mem_gib={fair}", value)
+    return ok("profile", "memory", "a job that asks for none gets the cluster's default", value)
 
 
 def judge_preemption(partition: Partition, settings: Settings) -> Finding:

@@ -4,6 +4,7 @@ import os
 import pwd
 import re
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import median
 
@@ -31,8 +32,8 @@ class Partition:
     """Those that may use it; empty for all."""
     qos: tuple[str, ...] = ()
     """Those that it takes; empty for all."""
-    memory_default: bool = True
-    """Whether jobs that ask for no memory get a share of a node's; else they get all of it."""
+    memory_default: tuple[str, int] | None = None
+    """What jobs that ask for no memory get by the partition's own word: DefMemPerCPU, …PerGPU or …PerNode, and MiB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +104,6 @@ def read_partitions(text: str) -> tuple[Partition, ...]:
         values = dict(word.split("=", 1) for word in line.split() if "=" in word)
         if "PartitionName" not in values:
             continue
-        memory = [values.get(name, "UNLIMITED") for name in ("DefMemPerNode", "DefMemPerCPU", "DefMemPerGPU")]
         found.append(
             Partition(
                 name=values["PartitionName"],
@@ -116,10 +116,20 @@ def read_partitions(text: str) -> tuple[Partition, ...]:
                 grace_s=number(values.get("GraceTime", "")) or 0,
                 accounts=_listed(values.get("AllowAccounts", "")),
                 qos=_listed(values.get("AllowQos", "")),
-                memory_default=any(number(value) is not None for value in memory),
+                memory_default=memory_default(values),
             )
         )
     return tuple(found)
+
+
+def memory_default(values: Mapping[str, str]) -> tuple[str, int] | None:
+    """What jobs that ask for no memory get by the settings of a partition, or of the cluster; None if nothing special.
+
+    >>> memory_default({"DefMemPerNode": "UNLIMITED"}), memory_default({"DefMemPerCPU": "4000"})
+    (None, ('DefMemPerCPU', 4000))
+    """
+    sizes = ((name, number(values.get(name, ""))) for name in ("DefMemPerGPU", "DefMemPerCPU", "DefMemPerNode"))
+    return next(((name, size) for name, size in sizes if size), None)
 
 
 def read_nodes(text: str) -> tuple[Node, ...]:

@@ -62,10 +62,11 @@ def test_partitions_are_read_from_what_scontrol_prints():
         preempt_mode="REQUEUE",
         grace_s=60,
         accounts=("ml", "ai"),
+        memory_default=("DefMemPerCPU", 4000),
         qos=("normal", "debug"),
     )
     assert (cpu.default, cpu.max_time_min, cpu.max_nodes, cpu.accounts) == (True, None, None, ())
-    assert not cpu.memory_default
+    assert cpu.memory_default is None
 
 
 def test_nodes_are_read_from_what_sinfo_prints():
@@ -172,11 +173,25 @@ def test_more_memory_than_a_node_has_is_a_problem_with_the_number_to_set():
 
 
 def test_jobs_that_would_each_take_a_whole_nodes_memory_are_told_of():
-    greedy = replace(GPU_PARTITION, memory_default=False)
-    assert asks_for_action(profile.judge_memory(Slurm(), greedy, [GPU_NODE], settings()), "warning")
-    assert profile.judge_memory(Slurm(exclusive=True), greedy, [GPU_NODE], settings()).level == "ok"
+    assert asks_for_action(profile.judge_memory(Slurm(), GPU_PARTITION, [GPU_NODE], settings()), "warning")
+    assert profile.judge_memory(Slurm(exclusive=True), GPU_PARTITION, [GPU_NODE], settings()).level == "ok"
     uncounted = settings(SelectTypeParameters="CR_CORE")
-    assert profile.judge_memory(Slurm(), greedy, [GPU_NODE], uncounted).level == "ok"
+    assert profile.judge_memory(Slurm(), GPU_PARTITION, [GPU_NODE], uncounted).level == "ok"
+
+
+@pytest.mark.parametrize(
+    ("partitions", "clusters", "level", "value"),
+    [
+        (("DefMemPerCPU", 4000), {}, "ok", "250 GiB on a node for 8 processes, by DefMemPerCPU=4000 MiB"),
+        (None, {"DefMemPerCPU": "100"}, "warning", "6.25 GiB on a node for 8 processes, by DefMemPerCPU=100 MiB"),
+        (("DefMemPerGPU", 2048), {"DefMemPerCPU": "100"}, "ok", "16 GiB on a node for 8 processes"),
+        (None, {"DefMemPerNode": "4096"}, "warning", "4 GiB on a node for 8 processes, by DefMemPerNode=4096 MiB"),
+    ],
+)
+def test_what_a_job_gets_that_asks_for_no_memory_is_said(partitions, clusters, level, value):
+    partition = replace(GPU_PARTITION, memory_default=partitions)
+    finding = profile.judge_memory(Slurm(), partition, [GPU_NODE], settings(**clusters))
+    assert (finding.level, finding.value[: len(value)]) == (level, value)
 
 
 @pytest.mark.parametrize(
