@@ -193,9 +193,7 @@ def retry_runs(folder: SweepFolder, rows: Sequence[Row], look: Look) -> Retried:
     again = [row.run_id for row in rows if row.state in STARTABLE | {"cancelled"}]
     launch = look.launch
     if launch is not None and look.queue is not None and not look.queue.answers:
-        raise _silent(
-            SlurmError(look.queue.error)
-        )  # what failed there is not known: nothing may look like nothing to do
+        raise _silent(SlurmError(look.queue.error))  # which runs failed is not known, which is not "none did"
     if launch is None or not again:
         for run_id in again:
             renew_run(folder, run_id)
