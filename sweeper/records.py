@@ -573,6 +573,8 @@ def read_jobs(folder: SweepFolder) -> dict[str, tuple[JobFile, Submitted | None]
             continue
         try:
             job, submitted = read_json(path / "job.json", JobFile), read_json(path / "submitted.json", Submitted)
+        except DiskError:
+            raise  # what a disk does not give now may be a job that lives
         except SweeperError:
             continue
         if job is not None:
