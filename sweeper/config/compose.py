@@ -43,7 +43,7 @@ def composer(file: Path) -> Iterator[Composed]:
     Raises:
         ConfigError: A file that is no YAML, an unknown group, option or key of a sweep.
     """
-    folders = tuple(dict.fromkeys((file.parent, *conf_folders())))
+    folders = tuple(dict.fromkeys((file.parent, *conf_folders(file))))
     groups = group_options(folders)
     search = f"hydra.searchpath=[{','.join(_quoted(f'file://{folder}') for folder in folders[1:])}]"
     chosen: set[str] = set()
@@ -168,7 +168,10 @@ def _one_sentence(file: Path, groups: Mapping[str, set[str]]) -> Iterator[None]:
     except MissingConfigException as error:
         group, _, option = (error.missing_cfg_file or "").rpartition("/")
         hint = did_you_mean(option, groups[group]) if group in groups else did_you_mean(group, groups)
-        raise ConfigError(f"{shown(file)}: its defaults name {group}: {option}, which no conf/ has; {hint}") from error
+        searched = ", ".join(shown(folder) for folder in conf_folders(file))
+        raise ConfigError(
+            f"{shown(file)}: its defaults name {group}: {option}, which is not in {searched}; {hint}"
+        ) from error
     except OverrideParseException as error:
         reason = _first_line(error)
         raise ConfigError(f"override {error.override!r}: cannot be read ({reason}); quote the value") from error

@@ -39,7 +39,8 @@ def load_sweep(name: str, overrides: Sequence[str] = ()) -> Sweep:
     """The sweep `name` with the overrides of the command line, every value typed, its data fingerprinted.
 
     `name` is a file of `./sweeps`, else of the sweeps that ship with this package (`quickstart`, `hyperp/tokens`), or
-    the path of a YAML file. Groups are looked up beside the sweep, in `./conf`, then in the `conf/` that ships.
+    the path of a YAML file. Groups are looked up beside the sweep, in `./conf`, in a `conf/` beside the folder `sweeps`
+    that the file lies in, then in the `conf/` that ships.
 
     An override is `key=value`; a later one wins:
 
@@ -135,7 +136,7 @@ def _check_chosen(source: Source, file: Path) -> None:
     needed = ("cluster",) if commands(source) else CHOSEN_GROUPS
     missing = [group for group in needed if not source.chooses(group)]
     if missing:
-        options = group_options((file.parent, *conf_folders()))
+        options = group_options((file.parent, *conf_folders(file)))
         named = " and no ".join(f"{group} ({', '.join(sorted(options.get(group, ())))})" for group in missing)
         hint = f"add an option of each, such as '- {missing[0]}: …'"
         raise ConfigError(f"{shown(file)}: its defaults choose no {named}; {hint}")

@@ -26,7 +26,7 @@ def sweep_names() -> tuple[str, ...]:
 
 
 def find_sweep(name: str) -> tuple[Path, str]:
-    """The file of a sweep and the name that it goes by.
+    """The file of a sweep and the name that it goes by, the same whether it is given as a path or by that name.
 
     Raises:
         ConfigError: There is none.
@@ -35,7 +35,8 @@ def find_sweep(name: str) -> tuple[Path, str]:
     if path.suffix == ".yaml":
         if not path.exists():
             raise ConfigError(f"no sweep file {name!r}; give the path of an existing one or the name of a sweep")
-        return _checked(path, name).resolve(), path.stem
+        file = _checked(path, name).resolve()
+        return file, _name_of(file)
     roots = (Path("sweeps"), shipped("sweeps"))
     for root in roots:
         file = root / f"{name}.yaml"
@@ -47,6 +48,18 @@ def find_sweep(name: str) -> tuple[Path, str]:
     if path.is_dir() and name not in ("", "."):
         raise ConfigError(f"{name}: a folder, not a sweep; name one of the files in it")
     raise ConfigError(f"no sweep {name!r} in ./sweeps or among those that ship; {did_you_mean(name, sweep_names())}")
+
+
+def _name_of(file: Path) -> str:
+    """What a file is called below the folder `sweeps` that it lies in; else its own name."""
+    home = _home(file)
+    return (file.relative_to(home) if home else Path(file.name)).with_suffix("").as_posix()
+
+
+def _home(file: Path) -> Path | None:
+    """The folder `sweeps` that a file lies in: that of the working directory, else the nearest."""
+    here = Path("sweeps").resolve()
+    return here if here in file.parents else next((folder for folder in file.parents if folder.name == "sweeps"), None)
 
 
 def _renamed(file: Path) -> str:
@@ -79,9 +92,14 @@ def shown(file: Path) -> str:
     return str(file.relative_to(Path.cwd())) if file.is_relative_to(Path.cwd()) else str(file)
 
 
-def conf_folders() -> tuple[Path, ...]:
-    """The folders of groups, first come, first served."""
-    folders = (Path("conf").resolve(), shipped("conf"))
+def conf_folders(file: Path | None = None) -> tuple[Path, ...]:
+    """The folders of groups, first come, first served.
+
+    Args:
+        file: A sweep's, whose groups may also stand in a `conf` beside the folder `sweeps` that it lies in.
+    """
+    home = _home(file) if file else None
+    folders = (Path("conf").resolve(), *([home.parent / "conf"] if home else []), shipped("conf"))
     return tuple(dict.fromkeys(folder for folder in folders if folder.is_dir()))
 
 

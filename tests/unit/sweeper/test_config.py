@@ -89,7 +89,7 @@ class TestFinding:
         Path("sweeps/group").mkdir()
         written("", "group/a")
         assert load_sweep("group/a").name == "group/a"
-        assert load_sweep(str(folder / "sweeps/group/a.yaml")).name == "a"
+        assert load_sweep(str(folder / "sweeps/group/a.yaml")).name == "group/a"
         assert "group/a" in sweep_names()
 
     def test_an_unknown_sweep_suggests_the_nearest(self):
@@ -473,14 +473,23 @@ class TestErrors:
             "sweeps/mine.yaml:13: model.widht"
         )
 
+    def test_groups_are_found_beside_the_sweeps_of_a_file_that_is_given_from_elsewhere(self, folder, monkeypatch):
+        Path("conf/cluster").mkdir(parents=True)
+        Path("conf/cluster/mine.yaml").write_text("name: mine")
+        Path("sweeps/a.yaml").write_text(HEAD.replace("cluster: local", "cluster: mine") + "axes: {lr: [0.1]}\n")
+        (folder / "elsewhere").mkdir()
+        monkeypatch.chdir(folder / "elsewhere")
+        sweep = load_sweep("../sweeps/a.yaml")
+        assert (sweep.name, sweep.cluster.name) == ("a", "mine")
+
     def test_a_missing_group_or_option_of_the_defaults_is_named(self):
         Path("sweeps/a.yaml").write_text("defaults: [{model: tinny}]\n")
         assert sentence("a") == (
-            "sweeps/a.yaml: its defaults name model: tinny, which no conf/ has; did you mean 'tiny'?"
+            f"sweeps/a.yaml: its defaults name model: tinny, which is not in {shipped('conf')}; did you mean 'tiny'?"
         )
         Path("sweeps/a.yaml").write_text("defaults: [{modle: tiny}]\n")
         assert sentence("a") == (
-            "sweeps/a.yaml: its defaults name modle: tiny, which no conf/ has; did you mean 'model'?"
+            f"sweeps/a.yaml: its defaults name modle: tiny, which is not in {shipped('conf')}; did you mean 'model'?"
         )
 
     def test_a_group_that_the_defaults_leave_out_is_named_with_its_options(self):
