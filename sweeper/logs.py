@@ -25,7 +25,7 @@ class Log:
 
 
 def find_logs(folder: SweepFolder, run_id: str, attempt: int = 0, rank: int = 0) -> tuple[Log, ...]:
-    """The files of an attempt that are there, the log before the output of a command; else those of the job.
+    """The files of an attempt that are there, the output of a command before our log of it; else those of the job.
 
     Args:
         attempt: Its number; 0 for the last.
@@ -42,7 +42,7 @@ def find_logs(folder: SweepFolder, run_id: str, attempt: int = 0, rank: int = 0)
         number = attempt or numbers[-1]
         home = folder.attempt(run_id, number)
         part = f".{rank}" if rank else ""
-        found = [path for path in (home / f"log{part}", home / f"output{part}.log") if path.exists()]
+        found = [path for path in (home / f"output{part}.log", home / f"log{part}") if path.exists()]
         if found:
             return tuple(Log(path=path, attempt=number) for path in found)
         if rank:

@@ -280,7 +280,7 @@ def _reason(run_id: str, state: State, look: Look, silent_s: float, next_at: flo
     if state == "queued":
         return (holding.task.reason if holding and holding.task else "") or "waits to be looked at"
     if state == "unknown":
-        return _unknown(look, holding)
+        return seen.damaged or _unknown(look, holding)
     if state == "cancelled":
         return look.held[run_id].reason if run_id in look.held else ""
     if state == "running":
@@ -398,7 +398,7 @@ def _is_ready(row: Row, look: Look) -> bool:
 
 def _summaries(look: Look) -> tuple[JobSummary, ...]:
     found = []
-    for name, (job, submitted) in look.jobs.items():
+    for name, (job, submitted) in sorted(look.jobs.items(), key=lambda item: item[1][0].time):
         if job.cluster is None:
             owner = submitted.owner if submitted else None
             if owner is None or (owner.here and not owner.alive):
@@ -432,19 +432,23 @@ def _warnings(rows: Sequence[Row], look: Look) -> Iterable[str]:
         if elsewhere:
             yield (
                 f"jobs were submitted to {', '.join(elsewhere)} but this machine's cluster is {queue.cluster}: "
-                f"{unknown} runs are unknown here; ask on a machine of that cluster"
+                f"{_runs(unknown)} unknown here; ask on a machine of that cluster"
             )
     held = sum(row.reason == HELD_REASON for row in rows)
     if held:
-        yield f"SLURM holds {held} runs that it could not start before; `sweeper tend` lets them go"
+        yield f"{_runs(held)} held by SLURM, which could not start them before; `sweeper tend` lets them go"
     kept = sum(_is_ready(row, look) and row.state == "new" for row in rows)
     if kept:
-        yield f"{kept} runs were kept back by a limit of SLURM; `sweeper tend` submits them as it allows"
+        yield f"{_runs(kept)} kept back by a limit of SLURM; `sweeper tend` submits them as it allows"
     hung = [f"{row.run_id[:8]} on {row.node or 'its node'}" for row in rows if row.silent_s]
     if hung:
-        yield f"{len(hung)} runs may hang, without a step for too long: {_some(hung)}"
+        yield f"{_runs(len(hung))} without a step for too long, and may hang: {_some(hung)}"
     if look.excluded:
         yield f"no job uses {_some([f'{node.node} ({node.reason})' for node in look.excluded])}"
+
+
+def _runs(number: int) -> str:
+    return "1 run is" if number == 1 else f"{number} runs are"
 
 
 def _some(items: Sequence[str], most: int = 5) -> str:

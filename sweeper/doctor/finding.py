@@ -10,7 +10,7 @@ from sweeper.slurm import SlurmError
 
 Level = Literal["ok", "warning", "problem"]
 """A warning costs time or comfort; with a problem runs fail, or results are lost."""
-Area = Literal["python", "slurm", "profile", "folder", "job"]
+Area = Literal["python", "slurm", "profile", "folder", "script", "job"]
 LEVELS: tuple[Level, ...] = ("ok", "warning", "problem")
 
 

@@ -68,10 +68,10 @@ def script_findings(cluster: Cluster, scratch: Path) -> Iterator[Finding]:
         write_text(path, command_script(job, shape, scratch, "true", scratch))
         asked = f"nodes {nodes} × processes {tasks}"
         try:
-            yield ok("profile", f"{size} job", "SLURM would take it", f"{asked}: {try_script(path)}")
+            yield ok("script", f"{size} job", "SLURM would take it", f"{asked}: {try_script(path)}")
         except SlurmError as error:
             remedy = "mend cluster.slurm.* as it says; `sweeper launch … --dry-run` shows the script"
-            yield problem("profile", f"{size} job", f"SLURM refuses it: {error}", remedy, asked)
+            yield problem("script", f"{size} job", f"SLURM refuses it: {error}", remedy, asked)
 
 
 def job_findings(

@@ -27,11 +27,23 @@ def table(title: str = "") -> Table:
 
 
 def show(made: Table) -> None:
-    """Print a table at its full width: a long line wraps, a number is never cut."""
+    """Print a table at its full width: a long line wraps, a number is never cut, nothing is padded at its end."""
     for column in made.columns:
         column.no_wrap = True
     widest = Measurement.get(console, console.options.update(width=10_000), made).maximum
-    Console(width=max(widest, console.width), highlight=False).print(made)
+    wide = Console(width=max(widest, console.width), highlight=False)
+    with wide.capture() as captured:
+        wide.print(made)
+    wide.file.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things.
+
+    >>> counted(1, "run"), counted(0, "run")
+    ('1 run', '0 runs')
+    """
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def count(value: float) -> str:

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.text import Text
 
 from sweeper.doctor.finding import LEVELS, Area, Finding, Level
-from sweeper.terminal import console
+from sweeper.terminal import console, counted
 
 MARK: Mapping[Level, tuple[str, str]] = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "problem": ("✗", "bold red")}
 TITLE: Mapping[Area, str] = {
@@ -14,6 +14,7 @@ TITLE: Mapping[Area, str] = {
     "slurm": "SLURM",
     "profile": "The profile on this cluster",
     "folder": "The folder of the runs",
+    "script": "The scripts for SLURM",
     "job": "In a job",
 }
 
@@ -33,7 +34,8 @@ def print_finding(finding: Finding, before: Area | None) -> None:
 def print_verdict(findings: Sequence[Finding], cluster: str) -> None:
     """How many findings there are of each kind."""
     levels = [finding.level for finding in findings]
-    counts = ", ".join(f"{levels.count(level)} {level}" for level in LEVELS if level in levels)
+    there = [(levels.count(level), level) for level in LEVELS if level in levels]
+    counts = ", ".join(f"{number} ok" if level == "ok" else counted(number, level) for number, level in there)
     worst: Level = max(levels, key=LEVELS.index, default="ok")
     console.print(f"{cluster}: {counts}", style=MARK[worst][1], soft_wrap=True)
 

@@ -13,12 +13,14 @@ from rich.text import Text
 from sweeper.explanation import Explanation
 from sweeper.overview import Overview, Row, goes_on
 from sweeper.status import FINISHED, State
-from sweeper.terminal import STATE_STYLE, axis_value, console, count, duration, show, table
+from sweeper.terminal import STATE_STYLE, axis_value, console, count, counted, duration, show, table
 
 BY_DEFAULT: tuple[State, ...] = ("failed", "unknown", "running", "stopped", "queued", "cancelled")
 """States whose runs are shown one by one where not all are."""
 MOST_WAIT_S = 120.0
 """Between two looks at a controller that does not answer."""
+REASON_WIDTH = 80
+"""Characters of a reason in a table; `why` has all of it."""
 PATIENCE = 10.0
 """How much longer a watcher waits than its last look took: a slow controller is not asked more than it can bear."""
 
@@ -36,14 +38,14 @@ def print_status(seen: Overview, next_: str, *, rows: int, everything: bool) -> 
     if chosen:
         show(rows_table(chosen[: rows or None], seen.time))
         if rows and len(chosen) > rows:
-            console.print(f"… and {len(chosen) - rows} more runs (--rows 0 shows all)", style="dim")
+            console.print(f"… and {counted(len(chosen) - rows, 'more run')} (--rows 0 shows all)", style="dim")
     for line in _job_lines(seen):
         console.print(line, soft_wrap=True)
     for warning in seen.warnings:
         console.print(f"warning: {warning}", style="yellow", soft_wrap=True, markup=False)
     if seen.others and not everything:
         console.print(
-            f"{seen.others} runs of other grids of this sweep are not counted (--all shows them)", style="dim"
+            f"not counted: {counted(seen.others, 'run')} of other grids of this sweep (--all shows them)", style="dim"
         )
     console.print(f"next: {next_}", soft_wrap=True, markup=False)
 
@@ -59,7 +61,8 @@ def headline(seen: Overview) -> str:
     if seen.tokens_per_s:
         parts.append(f"{count(seen.tokens_per_s)} tokens/s")
     parts += _time_left(seen)
-    return f"[bold]{seen.sweep}[/]: {seen.runs} runs ({states})\n{' · '.join(parts)}"
+    runs = counted(seen.runs, "run") + (f" ({states})" if states else "")
+    return f"[bold]{seen.sweep}[/]: {runs}\n{' · '.join(parts)}"
 
 
 def _time_left(seen: Overview) -> list[str]:
@@ -67,7 +70,7 @@ def _time_left(seen: Overview) -> list[str]:
         running = seen.states.get("running", 0)
         return [f"about {duration(seen.left_s)} left with {running} at a time"]
     if seen.unmeasured and seen.active:
-        return [f"time left not known: {seen.unmeasured} runs are of a kind that has not been measured"]
+        return [f"time left not known: the speed of {counted(seen.unmeasured, 'run')} has not been measured"]
     return []
 
 
@@ -87,10 +90,11 @@ def rows_table(rows: Sequence[Row], now: float) -> Table:
         "tokens/s": any(row.tokens_per_s for row in rows),
         "loss": any(row.loss is not None for row in rows),
         "seen": any(row.seen for row in rows),
+        "why": any(row.reason or row.next_at for row in rows),
     }
-    labels = ["run", "state", "arm", *names, "step", "tokens/s", "loss", "try", "node", "job", "seen", ""]
+    labels = ["run", "state", "arm", *names, "step", "tokens/s", "loss", "try", "node", "job", "seen", "why"]
     labels = [label for label in labels if shown.get(label, True)]
-    left = {"run", "state", "arm", "node", "job", ""}
+    left = {"run", "state", "arm", "node", "job", "why"}
     for label in labels:
         made.add_column(label, justify="left" if label in left else "right")
     for row in rows:
@@ -106,7 +110,7 @@ def rows_table(rows: Sequence[Row], now: float) -> Table:
             "node": row.node,
             "job": row.job,
             "seen": _ago(row, now),
-            "": Text(_remark(row, now)),
+            "why": Text(_remark(row, now)),
         }
         made.add_row(*(cells[label] for label in labels))
     return made
@@ -118,7 +122,9 @@ def _ago(row: Row, now: float) -> str:
 
 def _remark(row: Row, now: float) -> str:
     again = f"again in {duration(row.next_at - now)}" if row.next_at else ""
-    return "; ".join(part for part in (row.reason, again) if part)
+    reason = row.reason.partition("; see /")[0]
+    short = reason if len(reason) <= REASON_WIDTH else reason[: REASON_WIDTH - 1] + "…"
+    return ": ".join(part for part in (again, short) if part)
 
 
 def _job_lines(seen: Overview) -> list[str]:
@@ -203,7 +209,7 @@ def _picture(seen: Overview, rows: int) -> RenderableType:
     if chosen:
         parts.append(rows_table(chosen[:fitting], seen.time))
     if len(chosen) > fitting:
-        parts.append(Text(f"… and {len(chosen) - fitting} more runs", style="dim"))
+        parts.append(Text(f"… and {counted(len(chosen) - fitting, 'more run')}", style="dim"))
     parts += [Text(line) for line in _job_lines(seen)]
     parts += [Text(f"warning: {warning}", style="yellow") for warning in seen.warnings]
     parts.append(Text(f"{time.strftime('%H:%M:%S', time.localtime(seen.time))}, Ctrl-C leaves", style="dim"))

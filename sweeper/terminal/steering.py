@@ -4,7 +4,7 @@ import time
 
 from sweeper.steering import Cancelled, Exclusion, Retried
 from sweeper.tend import Cycle
-from sweeper.terminal import console, duration, show, table
+from sweeper.terminal import console, counted, duration, show, table
 
 
 def print_cancelled(done: Cancelled, cells: str) -> None:
@@ -14,9 +14,9 @@ def print_cancelled(done: Cancelled, cells: str) -> None:
         cells: The words of a command that mean these cells.
     """
     already = f", {done.already} {'was' if done.already == 1 else 'were'} already" if done.already else ""
-    console.print(f"{_runs(done.runs)} cancelled{already}", soft_wrap=True)
+    console.print(f"{counted(done.runs, 'run')} cancelled{already}", soft_wrap=True)
     notes = [
-        (done.tasks, f"{'1 job' if done.tasks == 1 else f'{done.tasks} jobs'} of SLURM ended"),
+        (done.tasks, f"{counted(done.tasks, 'job')} of SLURM ended"),
         (done.shared, f"{done.shared} share a job with others: their own processes end within seconds"),
         (done.stopped, f"{done.stopped} wrote a checkpoint and stopped on this machine"),
         (done.stopping, f"{done.stopping} were asked to stop on this machine and have not ended yet"),
@@ -36,25 +36,26 @@ def print_cancelled(done: Cancelled, cells: str) -> None:
 def print_retried(done: Retried, cells: str) -> None:
     """What became of runs that were asked for again."""
     if done.left:
-        console.print(f"{_runs(done.left)} left alone: at work, or with a result", soft_wrap=True)
+        console.print(f"{counted(done.left, 'run')} left alone: at work, or with a result", soft_wrap=True)
     if not done.renewed:
         console.print("nothing to take up again", soft_wrap=True)
         return
     sent = done.sent
     if sent is None:
-        console.print(f"{_runs(done.renewed)} may be started again", soft_wrap=True)
+        console.print(f"{counted(done.renewed, 'run')} may be started again", soft_wrap=True)
         console.print(f"next: sweeper launch {cells}", soft_wrap=True, markup=False)
         return
     if sent.submitted:
-        console.print(f"{_runs(sent.submitted)} submitted again (jobs {', '.join(sent.jobs)})", soft_wrap=True)
+        console.print(f"{counted(sent.submitted, 'run')} submitted again (jobs {', '.join(sent.jobs)})", soft_wrap=True)
     if sent.waiting:
         console.print(
-            f"{_runs(sent.waiting)} kept back by a limit of SLURM ({sent.limit}); `sweeper tend` submits them later",
+            f"{counted(sent.waiting, 'run')} kept back by a limit of SLURM ({sent.limit}); "
+            "`sweeper tend` submits them later",
             style="yellow",
             soft_wrap=True,
         )
     if done.unknown:
-        console.print(f"{_runs(done.unknown)} never launched here: sweeper launch {cells}", soft_wrap=True)
+        console.print(f"{counted(done.unknown, 'run')} never launched here: sweeper launch {cells}", soft_wrap=True)
     console.print(f"next: sweeper watch {cells}", soft_wrap=True, markup=False)
 
 
@@ -71,7 +72,7 @@ def print_exclusion(done: Exclusion, *, cleared: bool) -> None:
         console.print("no node is excluded")
     if done.changed:
         verb = "cleared" if cleared else "excluded"
-        told = f"; {done.told} waiting jobs were told" if done.told else ""
+        told = f"; {counted(done.told, 'waiting job')} told" if done.told else ""
         console.print(f"{verb}: {', '.join(done.changed)}{told}", soft_wrap=True)
     if done.error:
         console.print(
@@ -99,7 +100,3 @@ def print_cycle(sweep: str, cycle: Cycle, before: str = "") -> str:
     if now != before:
         console.print(f"{clock} {sweep}: {states}{waits}{again}{over}", soft_wrap=True, markup=False)
     return now
-
-
-def _runs(number: int) -> str:
-    return "1 run" if number == 1 else f"{number} runs"

@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import sys
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 from builders import run_record
@@ -117,6 +119,17 @@ def test_status_prints_one_object_for_programs(scene, sweeper):
     assert found["states"] == {"queued": 1, "failed": 1, "done": 1}
     assert [row["state"] for row in found["rows"]] == ["failed", "queued", "done"]
     assert found["next"] == "sweeper watch toy"
+
+
+def test_the_lines_of_a_status_have_no_padding_and_no_long_reasons(scene, sweeper):
+    failed = expand(load_sweep("toy"))[1].run_id
+    end = End(state="error", reason=f"the command ended with 1: {'b' + 'o' * 90}m; see /a/long/path", time=time.time())
+    write_end(SweepFolder(Path("runs"), "toy"), failed, 1, end)
+    lines = sweeper("status", "toy").stdout.splitlines()
+    assert all(line == line.rstrip() for line in lines)
+    (row,) = [line for line in lines if line.startswith(failed[:8])]
+    assert re.search(r"again in \d+ s: the command ended with 1: bo+…$", row)
+    assert lines[2].endswith("why")
 
 
 def test_a_condition_that_nothing_satisfies_is_no_finished_sweep(scene, sweeper):

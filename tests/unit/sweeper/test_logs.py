@@ -34,9 +34,9 @@ def test_the_log_of_the_last_attempt_is_found(folder):
     assert texts(find_logs(folder, RUN, attempt=1)) == ["one"]
 
 
-def test_the_output_of_a_command_follows_the_log(folder):
+def test_what_a_command_printed_comes_before_our_log_of_it(folder):
     attempt(folder, log="ours", output_log="theirs")
-    assert texts(find_logs(folder, RUN)) == ["ours", "theirs"]
+    assert texts(find_logs(folder, RUN)) == ["theirs", "ours"]
 
 
 def test_each_rank_has_a_log(folder):

@@ -182,6 +182,18 @@ def test_a_crashed_run_says_when_it_is_tried_again(folder, seen):
     assert found.reason == "waits for its next attempt: boom"
 
 
+def test_a_run_whose_file_is_damaged_says_which(folder, seen):
+    (folder.run(A) / "record.json").write_text("{")
+    found = row(seen(queue("COMPLETED", "PENDING", "PENDING", "PENDING")), A)
+    assert (found.state, "record.json" in found.reason) == ("unknown", True)
+
+
+def test_jobs_are_listed_in_the_order_in_which_they_were_made(folder, seen):
+    job = replace(read_jobs(folder)[JOB][0], job="tiny-0", tasks=((A,),), time=time.time())
+    write_submitted(write_job(folder, job), Submitted(cluster="toy", job_id="8", time=job.time))
+    assert [job.job_id for job in seen(queue(answers=False)).jobs] == ["7", "8"]
+
+
 def test_a_cancelled_run_says_who_cancelled_it(folder, seen):
     hold_run(folder, A, "cancelled by ada on login1")
     found = row(seen(queue("CANCELLED", "PENDING", "PENDING", "PENDING")), A)
@@ -192,7 +204,7 @@ def test_runs_that_a_limit_kept_back_are_told(folder, seen):
     (folder.jobs / JOB / "ended.json").write_text("{}")
     found = seen(None)
     assert (found.states, found.ready, next_step(found)) == ({"new": 4}, 4, "tend")
-    assert "4 runs were kept back by a limit of SLURM" in found.warnings[0]
+    assert "4 runs are kept back by a limit of SLURM" in found.warnings[0]
 
 
 def test_a_keeper_is_seen(folder, seen, monkeypatch):
