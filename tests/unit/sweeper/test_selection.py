@@ -99,7 +99,7 @@ def test_a_condition_that_nothing_satisfies_is_answered_with_what_there_is():
 
 
 def test_a_condition_with_one_equals_sign_is_told_from_an_override():
-    with pytest.raises(SweeperError, match="was read as an override of the sweep; a condition .* =="):
+    with pytest.raises(SweeperError, match=r"was read as an override of the sweep; a condition .* =="):
         named_one(["cluster=mine", "kind='ok'"])
 
 
