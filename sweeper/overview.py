@@ -330,7 +330,8 @@ class Overview:
     sweep: str
     time: float
     """Seconds since the epoch."""
-    runs: int
+    total: int
+    """Of its runs; each counts once."""
     states: Mapping[State, int]
     tokens: int
     tokens_done: int
@@ -340,7 +341,7 @@ class Overview:
     """Until the last run ends, if as many run at a time as now; None where nothing runs or a speed is not known."""
     unmeasured: int
     """Runs whose speed is not known, which is why no time left is given."""
-    rows: tuple[Row, ...]
+    runs: tuple[Row, ...]
     """Every run of every arm, those that may need a person first."""
     jobs: tuple[JobSummary, ...]
     keeper: str
@@ -360,7 +361,7 @@ class Overview:
     @property
     def waiting(self) -> int:
         """Runs that wait for the time of their next attempt, in nobody's job."""
-        return sum(row.next_at > 0 and row.state == "stopped" for row in self.rows)
+        return sum(row.next_at > 0 and row.state == "stopped" for row in self.runs)
 
 
 def overview(sweep: str, specs: Sequence[RunSpec], look: Look) -> Overview:
@@ -373,14 +374,14 @@ def overview(sweep: str, specs: Sequence[RunSpec], look: Look) -> Overview:
     return Overview(
         sweep=sweep,
         time=look.time,
-        runs=len(once),
+        total=len(once),
         states=count_states(row.state for row in once),
         tokens=sum(row.tokens for row in once),
         tokens_done=round(sum(row.tokens * row.progress for row in once)),
         tokens_per_s=math.fsum(row.tokens_per_s for row in once if row.state == "running"),
         left_s=left_s,
         unmeasured=unmeasured,
-        rows=tuple(sorted(rows, key=lambda row: ORDER.index(row.state))),
+        runs=tuple(sorted(rows, key=lambda row: ORDER.index(row.state))),
         jobs=_summaries(look),
         keeper=keeper.job_id if keeper else "",
         excluded=look.excluded,
@@ -457,8 +458,8 @@ def _some(items: Sequence[str], most: int = 5) -> str:
 
 def next_step(seen: Overview) -> str:
     """The command that leads on, with the run it is about where it needs one: `watch`, `why 3fa91b07`."""
-    failed = next((row for row in seen.rows if row.state == "failed"), None)
-    held = any(row.reason == HELD_REASON for row in seen.rows)
+    failed = next((row for row in seen.runs if row.state == "failed"), None)
+    held = any(row.reason == HELD_REASON for row in seen.runs)
     if (seen.ready or seen.waiting or held) and not seen.keeper:
         return "tend"
     if goes_on(seen):

@@ -122,7 +122,7 @@ def status(
     step = _next(next_step(whole), name, opened.cells, runs)
     if as_json:
         typer.echo(json.dumps({**plain(seen), "next": step}))
-    elif where and not seen.rows:
+    elif where and not seen.runs:
         typer.echo(f"{whole.sweep}: {none_satisfies(opened.rows, opened.specs, where)}")
     else:
         print_status(seen, step, rows=rows, everything=everything or bool(where))

@@ -61,7 +61,7 @@ def headline(seen: Overview) -> str:
     if seen.tokens_per_s:
         parts.append(f"{count(seen.tokens_per_s)} tokens/s")
     parts += _time_left(seen)
-    runs = counted(seen.runs, "run") + (f" ({states})" if states else "")
+    runs = counted(seen.total, "run") + (f" ({states})" if states else "")
     return f"[bold]{seen.sweep}[/]: {runs}\n{' · '.join(parts)}"
 
 
@@ -76,7 +76,7 @@ def _time_left(seen: Overview) -> list[str]:
 
 def chosen_rows(seen: Overview, everything: bool) -> tuple[Row, ...]:
     """The rows to show."""
-    return seen.rows if everything else tuple(row for row in seen.rows if row.state in BY_DEFAULT)
+    return seen.runs if everything else tuple(row for row in seen.runs if row.state in BY_DEFAULT)
 
 
 def rows_table(rows: Sequence[Row], now: float) -> Table:

@@ -12,6 +12,7 @@ import pytest
 from builders import run_record
 from fake_slurm import fake_slurm, path_with
 
+import sweeper as package
 from sweeper.cli import main
 from sweeper.config import load_sweep
 from sweeper.grid import expand
@@ -117,7 +118,7 @@ def test_status_shows_what_matters_and_exits_with_3_if_runs_failed(scene, sweepe
 def test_status_prints_one_object_for_programs(scene, sweeper):
     found = json.loads(sweeper("status", "toy", "--json").stdout)
     assert found["states"] == {"queued": 1, "failed": 1, "done": 1}
-    assert [row["state"] for row in found["rows"]] == ["failed", "queued", "done"]
+    assert [row["state"] for row in found["runs"]] == ["failed", "queued", "done"]
     assert found["next"] == "sweeper watch toy"
 
 
@@ -152,6 +153,15 @@ def test_a_folder_of_runs_that_is_not_there_is_told(scene, sweeper):
 def test_a_condition_with_one_equals_sign_names_no_run(scene, sweeper):
     done = sweeper("why", "toy", "state='failed'")
     assert (done.returncode, "a condition is written with ==" in done.stderr) == (2, True)
+
+
+def test_the_readme_names_every_field_for_programs(scene, sweeper):
+    readme = (Path(package.__file__).parents[1] / "README.md").read_text()
+    lines = {line.split("`")[1]: line for line in readme.splitlines() if line.startswith("| `")}
+    for words in (("status", "toy"), ("why", "toy", "lr == 0.2"), ("plan", "toy")):
+        printed = json.loads(sweeper(*words, "--json").stdout)
+        runs = printed.get("runs")
+        assert {*printed, *(runs[0] if runs else ())} - {"lr"} <= set(re.findall(r"\w+", lines[words[0]])), words
 
 
 def test_why_is_one_sentence_and_the_tracebacks_last_lines(scene, sweeper):

@@ -62,7 +62,7 @@ class Commands:
         return json.loads(self("status", "toy", *words, "--json"))["states"]
 
     def rows(self, *words):
-        return json.loads(self("status", "toy", *words, "--json"))["rows"]
+        return json.loads(self("status", "toy", *words, "--json"))["runs"]
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def test_waiting_runs_say_why_and_avoid_an_excluded_node(sweeper, cluster):
         sweeper("launch", "toy")
         wait_until(lambda: all(row["reason"] not in ("", "None") for row in sweeper.rows()), "a reason")
         assert "waits in SLURM as job" in sweeper("why", "toy", "lr==0.1")
-        assert "excluded: n1; 2 waiting jobs were told" in sweeper("exclude", "toy", "n1")
+        assert "excluded: n1; 2 waiting jobs told" in sweeper("exclude", "toy", "n1")
     finally:
         cluster.run("scontrol", "update", "nodename=n1,n2", "state=resume")
     wait_until(lambda: sweeper.states() == {"done": 2}, "the end of the runs")

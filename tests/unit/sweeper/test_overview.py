@@ -106,7 +106,7 @@ def seen(folder, monkeypatch):
 
 
 def row(overview, run_id):
-    return next(row for row in overview.rows if row.run_id == run_id)
+    return next(row for row in overview.runs if row.run_id == run_id)
 
 
 def test_every_run_counts_once_and_its_tokens_by_its_steps(folder, seen):
@@ -123,19 +123,19 @@ def test_a_run_of_two_arms_counts_once(folder, monkeypatch):
     monkeypatch.setattr(overviews, "ask_about", lambda _: queue("PENDING"))
     specs = (replace(SPECS[0], arm="a"), replace(SPECS[0], arm="b"))
     found = overview("tiny", specs, take_look(folder, [A, A]))
-    assert (found.runs, found.states, len(found.rows)) == (1, {"queued": 1}, 2)
+    assert (found.total, found.states, len(found.runs)) == (1, {"queued": 1}, 2)
 
 
 def test_a_waiting_run_has_slurms_reason(seen):
     found = seen(queue("PENDING", "PENDING", "PENDING", "PENDING", PENDING="QOSMaxJobsPerUserLimit"))
-    assert {(row.reason, row.job[:2]) for row in found.rows} == {("QOSMaxJobsPerUserLimit", "7_")}
+    assert {(row.reason, row.job[:2]) for row in found.runs} == {("QOSMaxJobsPerUserLimit", "7_")}
 
 
 def test_the_runs_that_may_need_a_person_come_first(folder, seen):
     attempt(folder, D, end=End(state="error", reason="boom"))
     write_record(folder, run_record(SPECS[0]))
     found = seen(queue("COMPLETED", "RUNNING", "PENDING", "FAILED"))
-    assert [row.state for row in found.rows] == ["failed", "running", "queued", "done"]
+    assert [row.state for row in found.runs] == ["failed", "running", "queued", "done"]
     assert row(found, D).reason == "boom"
 
 

@@ -281,7 +281,7 @@ def test_a_thousand_runs_are_seen_within_two_seconds_by_one_question_each(folder
     began = time.perf_counter()
     seen = overview("tiny", specs, take_look(folder, [spec.run_id for spec in specs]))
     took_s = time.perf_counter() - began
-    assert (seen.runs, seen.states) == (1000, {"failed": 500, "done": 500})
+    assert (seen.total, seen.states) == (1000, {"failed": 500, "done": 500})
     assert [len(slurm.calls(name)) for name in ("scontrol", "squeue", "sacct")] == [1, 1, 1]
     assert took_s < 2
 
@@ -298,7 +298,7 @@ def test_slurm_is_not_asked_about_a_sweep_without_jobs_there(folder, slurm):
 def test_tending_lets_go_what_slurm_could_not_start(folder, slurm):
     submitted(folder, (A,), (B,), (C,), (D,))
     slurm.queue({JOB: ("PENDING",) * 4}, reason=HELD_REASON)
-    assert "SLURM holds 4 runs" in overview("tiny", SPECS, looked(folder)[1]).warnings[0]
+    assert "4 runs are held by SLURM" in overview("tiny", SPECS, looked(folder)[1]).warnings[0]
     cycle = tend(folder)
     assert "release 7_0" in slurm.calls("scontrol")
     assert cycle.said == ("4 jobs released that SLURM could not start before",)
