@@ -4,12 +4,13 @@ import time
 from dataclasses import dataclass
 
 from model.config import Execution
+from sweeper.logs import SilentJob
 from sweeper.overview import Holding, Look, Row
 from sweeper.records import Attempt, JobFile
 from sweeper.retries import halvings, smaller_micro_batch
 from sweeper.slurm import HELD_REASON
 from sweeper.spec import RunSpec
-from sweeper.status import State
+from sweeper.status import STARTABLE, State
 from sweeper.supervisor import TAIL_LINES
 
 REASONS = {
@@ -51,8 +52,12 @@ class Explanation:
     """The last lines of its traceback or output; empty where nothing went wrong."""
 
 
-def explain(spec: RunSpec, row: Row, look: Look) -> Explanation:
-    """What ended a run, or what it waits for."""
+def explain(spec: RunSpec, row: Row, look: Look, silent: SilentJob | None = None) -> Explanation:
+    """What ended a run, or what it waits for.
+
+    Args:
+        silent: Its newest job, if that ended without an attempt.
+    """
     seen = look.evidence[row.run_id]
     last = seen.attempts[-1] if seen.attempts else None
     failed = last is not None and last.end is not None and row.state not in ("done", "queued", "cancelled")
@@ -71,6 +76,9 @@ def explain(spec: RunSpec, row: Row, look: Look) -> Explanation:
         sentence = _new(row, look)
     else:
         sentence = _ended(spec, row, look, last)
+    if silent is not None and row.state in STARTABLE:
+        sentence = f"job {silent.job_id} ended before the run's processes began; {_before_it(row, look, sentence)}"
+        detail = silent.said
     lines = detail.rstrip().splitlines()[-TAIL_LINES:]
     return Explanation(run_id=row.run_id, state=row.state, sentence=sentence, detail="\n".join(lines))
 
@@ -137,9 +145,13 @@ def _new(row: Row, look: Look) -> str:
     return "nothing has happened yet; `sweeper launch` runs it"
 
 
+def _before_it(row: Row, look: Look, sentence: str) -> str:
+    return f"before it, {sentence}" if row.attempts else _next(row, look)
+
+
 def _ended(spec: RunSpec, row: Row, look: Look, last: Attempt | None) -> str:
     if last is None:
-        return "its job ended before its processes began; `sweeper launch` runs it again"
+        return f"its job ended before its processes began; {_next(row, look)}"
     how = "its process is gone without a word" if last.end is None else last.end.reason
     at = f" at step {row.step} of {row.steps}" if row.step and row.state == "stopped" else ""
     where = f" on {last.seat.node}" if last.seat.node and last.seat.node not in how else ""

@@ -6,7 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sweeper.errors import SweeperError
-from sweeper.records import Seat, SweepFolder, read_attempts, read_jobs
+from sweeper.records import (
+    JobFile,
+    Seat,
+    Submitted,
+    SweepFolder,
+    read_attempts,
+    read_job,
+    read_jobs,
+    read_json,
+)
 
 POLL_S = 0.5
 ASK_S = 20.0
@@ -70,6 +79,37 @@ def _of_job(folder: SweepFolder, run_id: str, seat: Seat) -> tuple[Log, ...]:
         if newest:
             return (Log(path=newest[-1], attempt=0),)
     return ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SilentJob:
+    """A job of SLURM that ended without having made an attempt at a run."""
+
+    job_id: str
+    """As squeue shows it."""
+    said: str
+    """What it printed."""
+
+
+def silent_job(folder: SweepFolder, run_id: str) -> SilentJob | None:
+    """The newest job of a run that nobody is at work on, if it was submitted after the run's last attempt."""
+    attempts = read_attempts(folder, run_id)
+    found: list[tuple[float, int, JobFile, str]] = []
+    for path in sorted(folder.jobs.glob("*/submitted.json")):  # those that ended too
+        try:
+            job, submitted = read_job(path.parent), read_json(path, Submitted)
+        except SweeperError:
+            continue
+        if submitted is not None and submitted.job_id:
+            indices = [index for index, runs in enumerate(job.tasks) if run_id in runs]
+            found += [(submitted.time, index, job, submitted.job_id) for index in indices]
+    if not found:
+        return None
+    when, index, job, number = max(found, key=lambda each: each[:2])
+    if attempts and (attempts[-1].job == job.job or attempts[-1].owner.time >= when):
+        return None
+    printed = _of_job(folder, run_id, Seat(job=job.job, task=index))
+    return SilentJob(job_id=f"{number}_{index}", said=read_log(printed[0])[0] if printed else "")
 
 
 def read_log(log: Log, at: int = 0) -> tuple[str, int]:

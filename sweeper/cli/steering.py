@@ -203,7 +203,9 @@ def why(name: SweepName, words: OneRun, runs: RunsFolder = Path("runs"), as_json
     Example: sweeper why quickstart "state=='failed' and lr==0.2"
     """
     from sweeper.explanation import explain
+    from sweeper.logs import silent_job
     from sweeper.selection import choose_one, named_one
+    from sweeper.status import STARTABLE
     from sweeper.terminal.status import print_explanation
     from sweeper.typed import plain
 
@@ -211,7 +213,8 @@ def why(name: SweepName, words: OneRun, runs: RunsFolder = Path("runs"), as_json
     opened = _open(name, words, runs)
     row = choose_one(opened.rows, opened.specs, word)
     spec = next(spec for spec in opened.specs if spec.run_id == row.run_id)
-    explained = explain(spec, row, opened.look)
+    silent = silent_job(opened.folder, row.run_id) if row.state in STARTABLE else None
+    explained = explain(spec, row, opened.look, silent)
     if as_json:
         typer.echo(json.dumps(plain(explained)))
     else:

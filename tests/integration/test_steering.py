@@ -23,7 +23,9 @@ from sweeper.records import (
     Seat,
     Submitted,
     SweepFolder,
+    close_job,
     owner_of,
+    read_jobs,
     write_end,
     write_job,
     write_json,
@@ -168,6 +170,18 @@ def test_why_is_one_sentence_and_the_tracebacks_last_lines(scene, sweeper):
     done = sweeper("why", "toy", "lr == 0.2")
     assert "attempt 1 on n1 failed: ValueError: boom" in done.stdout
     assert done.stdout.endswith("Traceback:\nValueError: boom\n")
+
+
+def test_why_shows_a_job_that_ended_before_it_made_an_attempt(scene, sweeper):
+    folder, failed = SweepFolder(Path("runs"), "toy"), expand(load_sweep("toy"))[1].run_id
+    job = replace(read_jobs(folder)[JOB][0], job="toy-2", tasks=((failed,),))
+    path = write_job(folder, job)
+    write_submitted(path, Submitted(cluster="toy", job_id="8", time=time.time()))
+    (path / "8_0.out").write_text("first\nbash: module: command not found\n")
+    close_job(path)
+    done = sweeper("why", "toy", failed)
+    assert f"{failed}: job 8_0 ended before the run's processes began; before it, attempt 1 on n1 failed" in done.stdout
+    assert done.stdout.endswith("bash: module: command not found\n")
 
 
 def test_logs_are_those_of_the_last_attempt(scene, sweeper):
