@@ -56,7 +56,7 @@ def test_without_a_job_the_profile_is_held_against_the_cluster(cluster, tmp_path
     code, levels, said = diagnosis(cluster, tmp_path, "cluster.slurm.cpus_per_process=64", "--quick")
     assert code == 2
     assert levels["profile.CPUs"] == "problem"
-    assert levels["profile.largest job"] == "problem"
+    assert levels["script.largest job"] == "problem"
     assert "set cluster.slurm.cpus_per_process=4" in said
     assert not any(name.startswith("job.") for name in levels)
 

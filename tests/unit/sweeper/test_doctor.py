@@ -17,6 +17,7 @@ from sweeper.errors import ConfigError
 from sweeper.records import JobFile
 from sweeper.slurm import Settings, SlurmError, Task
 from sweeper.spec import Cluster, Gpu, Slurm
+from sweeper.terminal.doctor import print_verdict
 
 GIB = 2**30
 SCONTROL_PARTITION = (
@@ -558,3 +559,18 @@ def test_nothing_is_left_behind_when_it_is_interrupted(tmp_path):
     assert runs.exists()
     found.close()
     assert not runs.exists()
+
+
+# ── what is printed ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_verdict_counts_in_words_that_agree(capsys):
+    cases = [ok("python", "a", "fine"), *(profile.judge_kill_wait(settings(KillWait="5 sec")) for _ in range(2))]
+    print_verdict(cases, "toy")
+    assert capsys.readouterr().out == "toy: 1 ok, 2 warnings\n"
+
+
+def test_what_slurm_says_of_scripts_stands_under_its_own_title(tmp_path, monkeypatch):
+    monkeypatch.setattr(job, "try_script", lambda _: "it would start")
+    found = job.script_findings(Cluster(name="toy", scheduler="slurm", slurm=Slurm(gpus_per_node=0)), tmp_path)
+    assert {finding.area for finding in found} == {"script"}
