@@ -18,7 +18,7 @@ from slurm_sweeps import (
 )
 
 from sweeper.errors import LaunchError, SweeperError
-from sweeper.records import read_attempts, read_beat, read_evidence
+from sweeper.records import SweepFolder, read_attempts, read_beat, read_evidence
 from sweeper.slurm import ask_queue
 from sweeper.status import states
 from sweeper.tend import tend
@@ -27,6 +27,17 @@ pytestmark = pytest.mark.slurm
 
 LONG = 150
 """Steps of a run that is disturbed on its way: a few seconds."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def limited(tmp_path_factory):
+    """A run of 45 seconds in a job of a minute, less 30 s for its checkpoint; it goes on beside the other tests."""
+    folder, spec = SweepFolder(tmp_path_factory.mktemp("limited"), "tiny"), toy_spec(steps=450, step_s=0.1)
+    with slurm_cluster(nodes=1) as cluster:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
+            submit(slurm_sweep(attempts=1, slurm={"time_min": 1, "signal_s": 30}), [spec], folder)
+        yield folder, spec
 
 
 def by_time_limit(cluster, job):
@@ -114,3 +125,11 @@ def test_runs_outlive_the_controller_and_are_called_dead_by_nobody(use, folder):
         assert [record.attempts for record in made] == [1, 1]
         tend_until(folder, lambda cycle: cycle.over)
         assert len(list(folder.jobs.iterdir())) == 1
+
+
+def test_a_run_whose_time_is_up_goes_on_in_its_requeued_job(limited):
+    folder, spec = limited
+    (record,) = wait_for_records(folder, [spec])
+    assert ends(folder, spec) == ["stopped time"]
+    assert record.attempts == 2
+    assert [attempt.seat.restarts for attempt in read_attempts(folder, spec.run_id)] == [0, 1]
