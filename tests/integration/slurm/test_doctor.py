@@ -92,6 +92,8 @@ def test_an_interrupted_doctor_leaves_nothing(cluster, tmp_path, number):
         env=cluster.environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        # Whoever runs the tests in the background lets them ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     wait_until(lambda: our_jobs(cluster) != [], "the doctor's job")
     doctor.send_signal(number)

@@ -51,16 +51,16 @@ def test_the_quickstart_ends_over_arrays_and_a_second_launch_submits_nothing(use
         words = ["quickstart", "scale=tiny", *profile, "--runs", str(tmp_path / "runs")]
         code, said, error = command_line("launch", *words, cwd=tmp_path)
         assert (code, error) == (0, "")
-        assert re.match(r"quickstart: 6 runs submitted to local as jobs \d+, \d+, 0 at work already, 0 found", said)
+        assert re.match(r"quickstart: 6 runs submitted to local as jobs \d+, \d+ · 0 waiting or running already", said)
         folder = SweepFolder(tmp_path / "runs", "quickstart")
         assert sorted(len(job.tasks) for job, _ in read_jobs(folder).values()) == [2, 4]
         code, said, error = command_line("launch", *words, cwd=tmp_path)
         assert (code, error) == (0, "")
-        assert "0 runs submitted to local, " in said
+        assert "0 runs submitted to local · " in said
         wait_until(lambda: len(list((folder.path / "runs").glob("*/record.json"))) == 6, "six records", 150)
         wait_for_silence(cluster)
         code, said, error = command_line("launch", *words, cwd=tmp_path)
-        assert "0 runs submitted to local, 0 at work already, 6 found" in said
+        assert "0 runs submitted to local · 0 waiting or running already · 6 with a result" in said
         code, said, error = command_line("fit", *words, "--json", cwd=tmp_path)
         assert code == 0, error
         assert len(json.loads(said)["optima"]) == 2
