@@ -1,9 +1,11 @@
 """Runs that fail by themselves, or are killed, on a real cluster: which of them are tried again, and how often."""
 
+import contextlib
 import signal
 import time
 from dataclasses import replace
 
+import psutil
 import pytest
 from builders import run_spec
 from slurm_cluster import wait_until
@@ -65,10 +67,13 @@ def test_whatever_process_of_a_job_is_killed_its_run_ends_with_the_same_loss(clu
     (process,) = workers(cluster, step.run_id)
     process.parent().kill()
     for process in cluster.processes("srun", srun.run_id):
-        process.kill()
-    for process in {process.parent() for process in cluster.processes("srun", supervisor.run_id)}:
-        if "sweeper.supervisor" in " ".join(process.cmdline()):
+        with contextlib.suppress(psutil.NoSuchProcess):  # of two sruns one goes with the other
             process.kill()
+    for process in cluster.processes("srun", supervisor.run_id):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            parent = process.parent()
+            if "sweeper.supervisor" in " ".join(parent.cmdline()):
+                parent.kill()
     tend_until(folder, lambda cycle: cycle.over)
     made = wait_for_records(folder, specs)
     assert [record.loss for record in made] == [undisturbed(spec) for spec in specs]

@@ -25,7 +25,7 @@ from sweeper.tend import tend
 
 pytestmark = pytest.mark.slurm
 
-LONG = 150
+LONG = 400
 """Steps of a run that is disturbed on its way: a few seconds."""
 
 
