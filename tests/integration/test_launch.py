@@ -153,6 +153,8 @@ class Disturbed:
     def start(self, **options):
         rates = [str(lr) for lr in self.rates]
         command = [sys.executable, str(CHILD), str(self.folder.path.parent), str(self.steps), *rates]
+        # Whoever runs the tests in the background lets them ignore Ctrl-C.
+        options["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
         return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **options)
 
     def finish(self):
