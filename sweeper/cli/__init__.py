@@ -8,9 +8,10 @@ from pathlib import Path
 import typer
 
 import sweeper
-from sweeper.cli.analysis import fit, plot, predict
 from sweeper.cli.data import prepare
 from sweeper.cli.doctor import doctor
+from sweeper.cli.fitting import fit, predict
+from sweeper.cli.plotting import plot
 from sweeper.cli.running import collect, launch, merge, plan
 from sweeper.cli.steering import cancel, exclude, logs, retry, status, tend, watch, why
 from sweeper.errors import SweeperError

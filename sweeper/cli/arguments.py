@@ -3,9 +3,13 @@
 import os
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from sweeper.fits.optimum import Method
+    from sweeper.sources import Asked
 
 SweepName = Annotated[str, typer.Argument(help="A sweep: the name of a file in sweeps/ or the path of one.")]
 Overrides = Annotated[
@@ -44,3 +48,41 @@ def same_cells(name: str, overrides: list[str] | None, runs: Path) -> str:
     """The words after a command's name that mean the same cells in the same folder, as a shell takes them."""
     elsewhere = ["--runs", str(runs)] if runs != Path(os.environ.get("SWEEPER_RUNS", "runs")) else []
     return shlex.join([name, *(overrides or []), *elsewhere])
+
+
+def names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def method_of(name: str) -> "Method":
+    from sweeper.fits.optimum import Method
+    from sweeper.typed import convert
+
+    method: Method = convert(Method, name, "--method")
+    return method
+
+
+def asked_of(
+    *,
+    lr: str,
+    map_: list[str] | None,
+    by: str,
+    per: str,
+    where: str,
+    law: list[str] | None = None,
+    curve: list[str] | None = None,
+    baseline: str = "",
+) -> "Asked":
+    """The options about columns and fits as the library takes them."""
+    from sweeper.sources import Asked
+
+    return Asked(
+        lr=lr,
+        mapping=tuple(map_ or ()),
+        by=names(by),
+        per=names(per),
+        laws=tuple(law or ()),
+        curves=tuple(curve or ()),
+        baseline=baseline,
+        where=where,
+    )

@@ -1,9 +1,8 @@
-"""Commands that fit, predict and plot results."""
+"""Commands that fit results and predict from them."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -23,50 +22,10 @@ from sweeper.cli.arguments import (
     RunsFolder,
     Source,
     Where,
+    asked_of,
+    method_of,
 )
 from sweeper.errors import DiskError, SweeperError
-
-if TYPE_CHECKING:
-    from sweeper.fits.optimum import Method
-    from sweeper.sources import Asked
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
-def _method(name: str) -> "Method":
-    from sweeper.fits.optimum import Method
-    from sweeper.typed import convert
-
-    method: Method = convert(Method, name, "--method")
-    return method
-
-
-def _asked(
-    *,
-    lr: str,
-    map_: list[str] | None,
-    by: str,
-    per: str,
-    where: str,
-    law: list[str] | None = None,
-    curve: list[str] | None = None,
-    baseline: str = "",
-) -> "Asked":
-    """The options about columns and fits as the library takes them."""
-    from sweeper.sources import Asked
-
-    return Asked(
-        lr=lr,
-        mapping=tuple(map_ or ()),
-        by=_names(by),
-        per=_names(per),
-        laws=tuple(law or ()),
-        curves=tuple(curve or ()),
-        baseline=baseline,
-        where=where,
-    )
 
 
 def fit(
@@ -94,10 +53,10 @@ def fit(
     from sweeper.sources import Asked, open_source
     from sweeper.typed import plain
 
-    asked = _asked(lr=lr, map_=map_, by=by, per=per, where=where, law=law, curve=curve, baseline=baseline)
+    asked = asked_of(lr=lr, map_=map_, by=by, per=per, where=where, law=law, curve=curve, baseline=baseline)
     found = open_source(source, overrides or [], runs, asked)
     report = fit_question(
-        found.table, found.question, method=_method(method), lr=lr, loss=loss, title=Path(found.title).name
+        found.table, found.question, method=method_of(method), lr=lr, loss=loss, title=Path(found.title).name
     )
     # The file answers the sweep's own question; any other answer is only printed.
     bare = not overrides and asked == Asked() and (method, loss) == ("linex", "loss")
@@ -160,14 +119,14 @@ def predict(
     from sweeper.sources import open_source
     from sweeper.typed import plain
 
-    asked = _asked(lr=lr, map_=map_, by=by, per=per, where=where, law=law)
+    asked = asked_of(lr=lr, map_=map_, by=by, per=per, where=where, law=law)
     found = open_source(source, overrides or [], runs, asked)
     given = {"tokens": tokens, "depth": depth, "width": width, "batch_tokens": batch_tokens, "params": params}
     target = {name: float(value) for name, value in given.items() if value is not None} | _targets(at or [])
     if not target:
         raise SweeperError("no target: say where to predict, such as --tokens 100e9 or --at top_k=4")
     predictions = predict_question(
-        found.table, found.question, target, specs=found.specs, method=_method(method), lr=lr, loss=loss
+        found.table, found.question, target, specs=found.specs, method=method_of(method), lr=lr, loss=loss
     )
     if as_json:
         typer.echo(json.dumps({"schema_version": SCHEMA_VERSION, "predictions": plain(predictions)}))
@@ -175,52 +134,3 @@ def predict(
     from sweeper.terminal.fit import print_predictions
 
     print_predictions(predictions)
-
-
-def plot(
-    source: Source,
-    overrides: Overrides = None,
-    runs: RunsFolder = Path("runs"),
-    figure: Annotated[
-        str, typer.Option("--figure", help="Figures, by commas: lr, law, flops (those of the sweep's question).")
-    ] = "",
-    out: Annotated[Path | None, typer.Option("--out", help="Folder of the figures (runs/NAME/figures).")] = None,
-    formats: Annotated[str, typer.Option("--format", help="File formats, by commas.")] = "png,pdf",
-    lr: Lr = "",
-    loss: Loss = "loss",
-    map_: Map = None,
-    by: By = "",
-    per: Per = "",
-    law: Laws = None,
-    curve: Curves = None,
-    where: Where = "",
-    reference: Annotated[
-        str, typer.Option("--reference", help="Published laws to draw behind ours: hyperp (those of the question).")
-    ] = "",
-    method: MethodName = "linex",
-) -> None:
-    """Draw loss against learning rate, the optimum against tokens, and loss against FLOPs.
-
-    Example: sweeper plot quickstart --format png,svg
-    """
-    from sweeper.analysis import fit_question
-    from sweeper.figures import FIGURES, plot_question, save_figure
-    from sweeper.sources import open_source
-    from sweeper.spec import Reference
-    from sweeper.terminal.fit import print_figures
-    from sweeper.typed import convert, did_you_mean
-
-    asked = _asked(lr=lr, map_=map_, by=by, per=per, where=where, law=law, curve=curve)
-    found = open_source(source, overrides or [], runs, asked)
-    question = replace(found.question, figures=_names(figure)) if figure else found.question
-    for name in question.figures:
-        if name not in FIGURES:
-            raise SweeperError(f"--figure {name!r}: no such figure; {did_you_mean(name, FIGURES)}")
-    if reference:
-        question = replace(question, reference=convert(Reference, reference, "--reference"))
-    report = fit_question(found.table, question, method=_method(method), lr=lr, loss=loss)
-    folder = out or (found.folder.figures if found.folder else Path("figures") / Path(source).stem)
-    drawn = plot_question(found.table, question, report, loss=loss)
-    for name in (name for name in question.figures if name not in drawn):
-        typer.echo(f"no data for the figure {name!r}: left out", err=True)
-    print_figures(path for name, made in drawn.items() for path in save_figure(made, folder, name, _names(formats)))
