@@ -240,9 +240,15 @@ class Question:
     """Columns that separate laws and curves, such as the arm."""
     laws: tuple[str, ...] = ("lr_peak ~ tokens",)
     curves: tuple[str, ...] = ("loss ~ flops",)
+    surfaces: tuple[str, ...] = ()
+    """Losses over size and data: `loss ~ params + tokens`."""
+    joint: tuple[str, ...] = ()
+    """Columns of data T along which loss and learning rate are fitted at once: `tokens`."""
+    sensitivity: bool = False
+    """Whether the optima of fewer learning rates are compared with those of all (HyperP E11)."""
     baseline: str = ""
-    """The arm that leverage is measured against."""
-    figures: tuple[str, ...] = FIGURE_NAMES
+    """The arm that leverage and differences are measured against."""
+    figures: tuple[str, ...] = ("lr", "law", "flops")
     reference: Reference = ""
     """Published laws drawn behind ours."""
     note: str = ""

@@ -53,6 +53,8 @@ class Optimum:
     """s: positive where the loss rises faster on the side of high rates."""
     r2: float | None = None
     """Of the parabola over all points."""
+    loss_sd: float | None = None
+    """Standard error of `loss`, nats per token; None where the method knows none."""
 
     @property
     def settled(self) -> bool:

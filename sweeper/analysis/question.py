@@ -1,0 +1,95 @@
+"""What is asked of a table: the columns that a question names, and what follows from them where it names none."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from sweeper.columns import law_sides
+from sweeper.errors import FitError
+from sweeper.fits.losses import Key
+from sweeper.spec import Question
+from sweeper.table import Table, distinct, is_numeric, lr_column, require, split
+
+RATES = ("lr", "lr_peak")
+SHAPE = ("width", "depth", "batch_tokens", "tokens", "top_k", "sparsity")
+"""Axes that move the optimum: a group that mixes their values has no single one."""
+
+
+def file_question(
+    table: Table,
+    *,
+    by: tuple[str, ...] = (),
+    per: tuple[str, ...] = (),
+    laws: tuple[str, ...] = (),
+    curves: tuple[str, ...] = (),
+    baseline: str = "",
+    lr: str = "",
+) -> Question:
+    """The question to a table that has no sweep file: what was typed, and what follows from its columns.
+
+    Without `by`, groups are formed by `tokens` where there is such a column. With neither a law nor a curve asked for,
+    the law of the rate along the only numeric column of `by` is.
+    """
+    rate = lr or lr_column(table)
+    if rate not in table.columns and not (laws or curves):
+        require(table, rate)
+    chosen = by or (("tokens",) if rate in table.columns and "tokens" in table.columns else ())
+    numeric = [name for name in chosen if name in table.columns and is_numeric(table, name)]
+    if not laws and not curves and len(numeric) == 1 and len(distinct(table, numeric[0])) > 1:
+        laws = (f"{rate} ~ {numeric[0]}",)
+    return Question(by=chosen, per=per, laws=laws, curves=curves, baseline=baseline)
+
+
+def of_rate(question: Question, lr: str) -> Question:
+    """The question with its laws of `lr` or `lr_peak` asked of the one that is named; another name changes nothing."""
+    if lr not in RATES:
+        return question
+    sides = [sides_of(law) for law in question.laws]
+    return replace(question, laws=tuple(f"{lr if y in RATES else y} ~ {x}" for y, x in sides))
+
+
+def sides_of(law: str) -> tuple[str, str]:
+    """Left and right side of "y ~ x"."""
+    try:
+        return law_sides(law)
+    except ValueError as error:
+        raise FitError(str(error)) from error
+
+
+def is_rate(y: str, rate: str) -> bool:
+    return y in (*RATES, rate)
+
+
+def rate_of(table: Table, y: str, rate: str) -> str | None:
+    """The column of the learning rate that the left side of a law means; None where it means no rate.
+
+    `lr_peak` in a table that has only a column `rate` means that one.
+    """
+    if not is_rate(y, rate):
+        return None
+    return y if y in table.columns else rate
+
+
+def separate_arms(table: Table, question: Question) -> Question:
+    """Arms are never mixed in a group or a curve, whether the question says so or not."""
+    if "arm" not in table.columns or "arm" in (*question.per, *question.by) or len(distinct(table, "arm")) < 2:
+        return question
+    return replace(question, per=("arm", *question.per))
+
+
+def mixed_shapes(table: Table, question: Question) -> tuple[str, ...]:
+    known = {*question.by, *question.per}
+    mixed = [name for name in SHAPE if name in table.columns and name not in known and len(distinct(table, name)) > 1]
+    return tuple(
+        f"{name} has {len(distinct(table, name))} values but does not set groups apart; add it with --by or choose one "
+        f"with --where"
+        for name in mixed
+        if _varies_within_groups(table, name, (*question.per, *question.by))
+    )
+
+
+def _varies_within_groups(table: Table, name: str, by: tuple[str, ...]) -> bool:
+    return any(len(distinct(part, name)) > 1 for _, part in split(table, by))
+
+
+def named_error(per: Mapping[str, Key], error: FitError) -> FitError:
+    return FitError(f"{', '.join(f'{name} {value}' for name, value in per.items())}: {error}") if per else error

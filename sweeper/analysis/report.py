@@ -1,0 +1,188 @@
+"""What a table of results answers: optima, laws, curves and the rest of a `FitReport`."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sweeper.analysis.curves import curve_doubts, fit_curves, fit_leverages
+from sweeper.analysis.optima import optima_along, optima_of
+from sweeper.analysis.question import RATES, mixed_shapes, named_error, rate_of, separate_arms, sides_of
+from sweeper.errors import FitError, TableError
+from sweeper.fits.comparison import Comparison
+from sweeper.fits.dependence import Dependence
+from sweeper.fits.joint import JointFit
+from sweeper.fits.loss_curve import Leverage, LossCurveFit
+from sweeper.fits.optimum import Method, Optimum, members, settings
+from sweeper.fits.power_law import PowerLawFit, Space, fit_optimum_law, fit_power_law
+from sweeper.fits.sensitivity import Sensitivity
+from sweeper.fits.surface import SurfaceFit
+from sweeper.laws.power import REFERENCES, PowerLaw
+from sweeper.spec import Question
+from sweeper.table import Table, lr_column, not_numbers, numbers, require, split
+from sweeper.typed import did_you_mean
+
+SCHEMA_VERSION = 1
+SPACES: tuple[Space, ...] = ("linear", "log")
+SHOWN = 3
+"""Rows of a kind that warnings name one by one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitReport:
+    """Everything that `fit` prints; `asdict` of it is the object that `--json` prints."""
+
+    schema_version: int = SCHEMA_VERSION
+    runs: int
+    """Rows of the table."""
+    rate: str
+    """Column of the learning rate that the optima are of; empty without optima."""
+    method: Method
+    """Estimator of the optima."""
+    excluded: dict[str, int]
+    """Runs left out of the optima, by reason."""
+    optima: tuple[Optimum, ...]
+    laws: tuple[PowerLawFit, ...]
+    curves: tuple[LossCurveFit, ...]
+    leverage: tuple[Leverage, ...]
+    dependence: tuple[Dependence, ...] = ()
+    """What moves the optimum: one row per covariate and setting of `per`."""
+    comparisons: tuple[Comparison, ...] = ()
+    """Each arm against the baseline."""
+    surfaces: tuple[SurfaceFit, ...] = ()
+    joint: tuple[JointFit, ...] = ()
+    sensitivity: tuple[Sensitivity, ...] = ()
+    warnings: tuple[str, ...]
+
+
+def fit_question(
+    table: Table,
+    question: Question,
+    *,
+    method: Method = "linex",
+    lr: str = "",
+    loss: str = "loss",
+    title: str = "the table",
+) -> FitReport:
+    """Answer a question with a table of results.
+
+    A law whose left side is a learning rate (`lr`, `lr_peak`, the column `lr`) goes through the optima of that rate;
+    any other relates two columns. What cannot be fitted is a warning as long as something else can be shown.
+
+    Args:
+        table: One row per run.
+        question: Groups, laws, curves and baseline.
+        method: Of the optima.
+        lr: Column of the rate whose optima are shown; when empty the left side of the first law of one, else `lr_peak`,
+            else `lr`.
+        loss: Column of the loss.
+        title: What warnings call the table.
+
+    Raises:
+        TableError: A column is missing, or there are no rows.
+        FitError: Nothing that was asked for can be fitted.
+    """
+    if table.empty:
+        raise TableError("the table has no runs; launch the sweep, or give a file with one row per run")
+    question = separate_arms(table, question)
+    rate = lr or _first_rate(table, question)
+    runs, optima = optima_of(table, question, method=method, lr=rate, loss=loss)
+    warnings = list(mixed_shapes(table, question)) if runs is not None else []
+    if loss in table.columns:
+        bad = not_numbers(table, loss)
+        warnings += [f"{title} row {row}: {loss} {value!r} is not a number" for row, value in bad[:SHOWN]]
+        warnings += [f"… and {len(bad) - SHOWN} more rows without a number"] if len(bad) > SHOWN else []
+    failed: list[FitError] = []
+    if runs is not None and not optima:
+        failed.append(FitError(f"none of the {len(table)} runs has a value of {' and '.join(question.by)}"))
+    optima_by_rate = {rate: optima}
+    made: list[PowerLawFit] = []
+    for law in question.laws:
+        y, x = sides_of(law)
+        column = rate_of(table, y, rate)
+        if column is None or runs is None:
+            made += _column_laws(table, y, x, question, rate, failed)
+            continue
+        if column not in optima_by_rate:
+            optima_by_rate[column] = optima_of(table, question, method=method, lr=column, loss=loss)[1]
+        made += _optimum_laws(table, optima_by_rate[column], column, x, question, failed)
+    curves = [fit for curve in question.curves for fit in fit_curves(table, curve, question, optima, failed)]
+    if failed and not (optima or made or curves):
+        raise failed[0]
+    leverage = fit_leverages(table, question, optima, curves) if question.baseline else ()
+    warnings += [str(error) for error in failed]
+    warnings += [warning for fit in curves for warning in curve_doubts(table, fit, question, optima)]
+    warnings += [warning for fit in made if (warning := _off_published(table, question, fit)) is not None]
+    return FitReport(
+        runs=len(table),
+        rate=rate if optima else "",
+        method=method,
+        excluded=runs.reasons() if runs is not None else {},
+        optima=optima,
+        laws=tuple(made),
+        curves=tuple(curves),
+        leverage=leverage,
+        warnings=tuple(warnings),
+    )
+
+
+def published_law(table: Table, question: Question, fit: PowerLawFit) -> tuple[str, PowerLaw] | None:
+    """Name and law of the question's reference for a fitted law, if it has one: references are of the peak rate."""
+    base = fit.y == "lr" and "lr_peak" in table.columns
+    reference = REFERENCES.get(question.reference)
+    if reference is None or base or rate_of(table, fit.y, fit.y) is None or fit.x not in reference.laws:
+        return None
+    return reference.title, reference.laws[fit.x]
+
+
+def _optimum_laws(
+    table: Table, optima: tuple[Optimum, ...], rate: str, x: str, question: Question, failed: list[FitError]
+) -> list[PowerLawFit]:
+    """Both conventions for each setting of `per`; a setting that admits no law adds its error to `failed`."""
+    require(table, x)
+    made: list[PowerLawFit] = []
+    for per in settings(optima, question.per):
+        try:
+            placed = optima_along(table, members(optima, per), x)
+            made += [fit_optimum_law(placed, x=x, space=space, y_name=rate, per=per) for space in SPACES]
+        except FitError as error:
+            failed.append(named_error(per, error))
+    return made
+
+
+def _column_laws(
+    table: Table, y: str, x: str, question: Question, rate: str, failed: list[FitError]
+) -> list[PowerLawFit]:
+    """As `_optimum_laws`, of two columns as they are."""
+    if y not in table.columns and rate in table.columns:
+        raise TableError(
+            f"the table: no column {y!r}; {did_you_mean(y, map(str, table.columns))} "
+            f"(the law of the optima is written '{rate} ~ {x}')"
+        )
+    made: list[PowerLawFit] = []
+    for per, part in split(table, question.per):
+        xs, ys = numbers(part, x), numbers(part, y)
+        there = np.isfinite(xs) & np.isfinite(ys)
+        try:
+            made += [fit_power_law(xs[there], ys[there], space=space, x_name=x, y_name=y, per=per) for space in SPACES]
+        except FitError as error:
+            failed.append(named_error(per, error))
+    return made
+
+
+def _first_rate(table: Table, question: Question) -> str:
+    sides = [sides_of(law)[0] for law in question.laws]
+    return next((y for y in sides if y in RATES and y in table.columns), lr_column(table))
+
+
+def _off_published(table: Table, question: Question, fit: PowerLawFit) -> str | None:
+    published = published_law(table, question, fit)
+    if published is None or fit.space != "log" or fit.b_low is None or fit.b_high is None:
+        return None
+    title, law = published
+    if fit.b_low <= law.b <= fit.b_high:
+        return None
+    which = f" of {' '.join(map(str, fit.per.values()))}" if fit.per else ""
+    return (
+        f"the exponent {fit.b:.3f} ({fit.b_low:.3f} to {fit.b_high:.3f}){which} excludes {title}'s {law.b}; "
+        f"transfer along {fit.x} with this one"
+    )
