@@ -5,7 +5,8 @@ loss of Varian (1975); here the skew s, the noise σ and the prior of ln κ ~ N(
 fitted together (empirical Bayes: they maximise the marginal likelihood), while κ, x* and L₀ are each sweep's own:
 curvature shrinks with the budget. A point at height ΔL above the lowest has the variance σ² + (0.15·ΔL)², so that the
 error of the shape grows with the distance from the minimum; where points stand closer than an octave they share that
-error, and its variance grows with their number per octave. x* and ln κ are integrated over a grid, L₀ exactly.
+error, and its variance grows with their number per octave. x* and ln κ are integrated over a grid, L₀ exactly, and the
+shared constants over draws about their maximum: of a single sweep, s and σ are little known, and so is its optimum.
 """
 
 import math
@@ -29,6 +30,8 @@ REACH = 1.5
 """How far beyond its grid x* is looked for, in e-folds."""
 MAX_SWEEPS = 64
 """Sweeps that the pooled constants are fitted to; more add time, not accuracy."""
+DRAWS = 24
+"""Draws of the pooled constants that an optimum is averaged over."""
 MAX_RATES = 256
 """Distinct rates of one sweep; more are averaged into as many cells of ln η."""
 
@@ -77,7 +80,7 @@ class Sweep:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pool:
+class Constants:
     """What sweeps that are fitted together share."""
 
     skew: float
@@ -90,6 +93,24 @@ class Pool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """The posterior of the shared constants: the most likely ones, and weighted draws about them."""
+
+    best: Constants
+    draws: tuple[Constants, ...]
+    weights: FloatArray
+    """Of the draws, shape (draws,); they sum to 1."""
+
+    @property
+    def skew(self) -> float:
+        return self.best.skew
+
+    @property
+    def noise(self) -> float:
+        return self.best.noise
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Valley:
     """The posterior of one sweep: median and ends of x* = ln η*, and the curve through the median."""
 
@@ -97,6 +118,8 @@ class Valley:
     low: float
     high: float
     loss: float
+    loss_sd: float
+    """Standard deviation of L₀, nats per token."""
     curvature: float
 
 
@@ -109,9 +132,10 @@ def g(t: FloatArray, skew: float) -> FloatArray:
 
 
 def fit_pool(sweeps: list[Sweep]) -> Pool:
-    """The shared constants that maximise the marginal likelihood of all sweeps times their priors.
+    """The shared constants of sweeps: the maximum of their marginal likelihood times the priors, and draws about it.
 
-    Repeated seeds, where there are any, set the noise.
+    Repeated seeds, where there are any, set the noise. The draws are those of the Laplace approximation, weighted by
+    importance.
     """
     scatter, dof = sum(s.scatter for s in sweeps), sum(float(np.sum(s.n - 1)) for s in sweeps)
     level = abs(float(np.median([s.y.min() for s in sweeps]))) or 1.0
@@ -124,18 +148,12 @@ def fit_pool(sweeps: list[Sweep]) -> Pool:
     start = np.array([SKEW, _typical_log_curvature(chosen, level), LOG_TAU, log_noise])
 
     def objective(theta: FloatArray) -> float:
-        pool = Pool(
-            skew=float(theta[0]),
-            log_curvature=float(theta[1]),
-            log_curvature_sd=math.exp(theta[2]),
-            noise=math.exp(theta[3]),
-        )
         prior = (
             ((theta[0] - SKEW) / SKEW_SD) ** 2
             + ((theta[2] - LOG_TAU) / LOG_TAU_SD) ** 2
             + ((theta[3] - log_noise) / log_noise_sd) ** 2
         )
-        evidence = _log_posterior(stack, centres, pool)
+        evidence = _log_posterior(stack, centres, _constants(theta))
         return float(prior / 2 - np.sum(_log_sum_exp(evidence.reshape(len(chosen), -1))))
 
     simplex = start + np.vstack([np.zeros(4), np.diag([0.2, 0.5, 0.3, 0.5])])
@@ -145,8 +163,10 @@ def fit_pool(sweeps: list[Sweep]) -> Pool:
         method="Nelder-Mead",
         options={"initial_simplex": simplex, "xatol": 0.01, "fatol": 0.01, "maxfev": 300},
     )
-    s, m, log_tau, log_sigma = (float(value) for value in found.x)
-    return Pool(skew=s, log_curvature=m, log_curvature_sd=math.exp(log_tau), noise=math.exp(log_sigma))
+    # ln κ has a flat prior; a sweep that says nothing of it must not send the draws to the ends of the floats.
+    widest = np.array([SKEW_SD, 2.0, LOG_TAU_SD, log_noise_sd])
+    draws, weights = _laplace_draws(objective, found.x, widest)
+    return Pool(best=_constants(found.x), draws=tuple(map(_constants, draws)), weights=weights)
 
 
 def posterior(sweep: Sweep, pool: Pool, level: float) -> Valley:
@@ -154,15 +174,18 @@ def posterior(sweep: Sweep, pool: Pool, level: float) -> Valley:
     stack = _stacked([sweep])
     low, high = float(sweep.x[0]) - REACH, float(sweep.x[-1]) + REACH
     for _ in range(3):  # each pass narrows the grid to where the mass is
-        centres = np.linspace(low, high, 161)
-        joint = _log_posterior(stack, centres[None], pool)[0]
-        mass = np.exp(_log_sum_exp(joint) - joint.max())
-        support = np.flatnonzero(mass > 1e-5 * mass.max())
+        centres = np.linspace(low, high, 81)
+        joint_DVK = np.concatenate([_log_posterior(stack, centres[None], one) for one in pool.draws])
+        # The evidence of this sweep is in the draws already: each is a posterior of its own.
+        joint_DVK = np.exp(joint_DVK - joint_DVK.max(axis=(1, 2), keepdims=True))
+        joint_DVK *= (pool.weights / joint_DVK.sum(axis=(1, 2)))[:, None, None]
+        mass = joint_DVK.sum(axis=(0, 2))
+        support = np.flatnonzero(mass > 1e-4 * mass.max())
         low, high = centres[max(support[0] - 1, 0)], centres[min(support[-1] + 1, len(centres) - 1)]
     cumulative = np.concatenate([[0.0], np.cumsum((mass[1:] + mass[:-1]) / 2)])
     quantiles = np.interp([(1 - level) / 2, 0.5, (1 + level) / 2], cumulative / cumulative[-1], centres)
-    weights = np.exp(joint - joint.max()).sum(axis=0)
-    curvature = math.exp(pool.log_curvature + pool.log_curvature_sd * float(np.sum(weights * Z) / np.sum(weights)))
+    log_kappa_DK = np.array([one.log_curvature + one.log_curvature_sd * Z for one in pool.draws])
+    curvature = math.exp(float(np.sum(joint_DVK.sum(axis=1) * log_kappa_DK)))
     w = _weights(sweep.n, sweep.shape_error, pool.noise)
     height = curvature * g(sweep.x - quantiles[1], pool.skew)
     return Valley(
@@ -170,14 +193,68 @@ def posterior(sweep: Sweep, pool: Pool, level: float) -> Valley:
         low=float(quantiles[0]),
         high=float(quantiles[2]),
         loss=float(np.sum(w * (sweep.y - height)) / np.sum(w)),
+        loss_sd=_loss_sd(sweep, pool, centres, joint_DVK),
         curvature=curvature,
     )
+
+
+def _constants(theta: FloatArray) -> Constants:
+    return Constants(
+        skew=float(theta[0]),
+        log_curvature=float(theta[1]),
+        log_curvature_sd=math.exp(theta[2]),
+        noise=math.exp(theta[3]),
+    )
+
+
+def _laplace_draws(
+    objective: Callable[[FloatArray], float], best: FloatArray, widest: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Draws, shape (draws, constants), of the normal at a minimum of −ln p, and their importance weights, which sum to 1.
+
+    Args:
+        widest: The largest standard deviation of each constant.
+    """
+    step = widest / 8
+    shifts = np.diag(step)
+    middle = objective(best)
+    hessian = np.empty((best.size, best.size))
+    for i, a in enumerate(shifts):
+        for j, b in enumerate(shifts[: i + 1]):
+            if i == j:
+                bend = objective(best + a) - 2 * middle + objective(best - a)
+            else:
+                corners = objective(best + a + b) - objective(best + a - b), objective(best - a + b)
+                bend = (corners[0] - corners[1] + objective(best - a - b)) / 4
+            hessian[i, j] = hessian[j, i] = bend / (step[i] * step[j])
+    # In units of the widest deviation, no direction is wider than 1.
+    values, vectors = np.linalg.eigh(hessian * np.outer(widest, widest))
+    root = vectors / np.sqrt(np.maximum(values, 1.0))
+    half_DC = np.random.default_rng(0).standard_normal((DRAWS // 2, best.size))
+    normal_DC = np.concatenate([half_DC, -half_DC])  # in pairs, so that their mean is the maximum
+    draws = best + (normal_DC @ root.T) * widest
+    log_weight = np.sum(normal_DC**2, axis=1) / 2 - np.array([objective(draw) for draw in draws]) + middle
+    weights = np.exp(np.clip(log_weight - log_weight.max(), -30, 0))
+    return draws, np.asarray(weights / weights.sum(), dtype=np.float64)
+
+
+def _loss_sd(sweep: Sweep, pool: Pool, centres: FloatArray, joint_DVK: FloatArray) -> float:
+    """Standard deviation of L₀: of the weighted mean itself, and over what the heights of the points depend on."""
+    first = second = 0.0
+    for one, mass_VK in zip(pool.draws, joint_DVK, strict=True):
+        w = _weights(sweep.n, sweep.shape_error, one.noise)
+        height_V = g(sweep.x - centres[:, None], one.skew) @ w / w.sum()
+        kappa_K = np.exp(one.log_curvature + one.log_curvature_sd * Z)
+        loss_VK = float(w @ sweep.y / w.sum()) - height_V[:, None] * kappa_K - sweep.y.min()
+        first += float(np.sum(mass_VK * loss_VK))
+        second += float(np.sum(mass_VK * (loss_VK**2 + 1 / w.sum())))
+    return math.sqrt(max(second - first**2, 0.0))
 
 
 # G sweeps, P points of each (padded with weight 0), V values of x*, K values of ln κ.
 
 
-def _log_posterior(stack: _Stack, x_GV: FloatArray, pool: Pool) -> FloatArray:
+def _log_posterior(stack: _Stack, x_GV: FloatArray, pool: Constants) -> FloatArray:
     """ln p(y | x*, κ) + ln p(κ) with L₀ integrated out, shape (G, V, K); constants in none of them are left out."""
     x_GP, y_GP, n_GP, error_GP = stack
     w_GP = _weights(n_GP, error_GP, pool.noise)

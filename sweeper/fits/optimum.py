@@ -289,4 +289,5 @@ def _linex(group: dict[str, Key], used: Losses, excluded: int, pool: Pool) -> Op
         excluded=excluded,
         curvature=valley.curvature,
         skew=pool.skew,
+        loss_sd=valley.loss_sd,
     )
