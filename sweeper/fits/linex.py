@@ -210,7 +210,7 @@ def _constants(theta: FloatArray) -> Constants:
 def _laplace_draws(
     objective: Callable[[FloatArray], float], best: FloatArray, widest: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
-    """Draws, shape (draws, constants), of the normal at a minimum of −ln p, and their importance weights, which sum to 1.
+    """Draws, shape (draws, constants), of the normal at a minimum of −ln p, and their importance weights (sum 1).
 
     Args:
         widest: The largest standard deviation of each constant.
