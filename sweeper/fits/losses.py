@@ -1,7 +1,7 @@
 """`Losses`: what a learning-rate fit sees of a table of results, as plain arrays."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,24 +104,33 @@ def make_losses(
     values = np.asarray(loss, dtype=np.float64)
     numbers = {name: np.asarray(column, dtype=np.float64) for name, column in (covariates or {}).items()}
     gone = np.asarray(diverged, dtype=np.bool_) if np.size(np.asarray(diverged)) else np.zeros(rates.shape, np.bool_)
-    reason = np.full(rates.shape, "", dtype="<U48")
-    for name, column in numbers.items():
-        reason[np.isnan(column)] = f"{name} missing"[:48]
     texts = {name: np.asarray(column, dtype=np.str_) for name, column in (labels or {}).items()}
-    for name, text in texts.items():
-        reason[text == ""] = f"{name} missing"[:48]
-    reason[np.isinf(values)] = "loss infinite"
-    reason[np.isnan(values)] = "loss missing"
-    reason[gone] = "diverged"
-    reason[~(rates > 0) | np.isinf(rates)] = "learning rate not positive"
-    reason[np.isnan(rates)] = "learning rate missing"
+    reasons = [(f"{name} missing"[:48], np.isnan(column)) for name, column in numbers.items()]
+    reasons += [(f"{name} missing"[:48], np.asarray(text == "")) for name, text in texts.items()]
+    reasons += [
+        ("loss infinite", np.isinf(values)),
+        ("loss missing", np.isnan(values)),
+        ("diverged", gone),
+        ("learning rate not positive", ~(rates > 0) | np.isinf(rates)),
+        ("learning rate missing", np.isnan(rates)),
+    ]
     return Losses(
         lr=rates,
         loss=values,
-        excluded=reason,
+        excluded=_last_that_holds(reasons, rates.shape),
         covariates=numbers,
         labels=texts,
     )
+
+
+def _last_that_holds(reasons: Iterable[tuple[str, BoolArray]], shape: tuple[int, ...]) -> StrArray:
+    """Per run the last reason that holds, empty where none does; as wide as its longest text: runs may be millions."""
+    words, codes = [""], np.zeros(shape, dtype=np.uint16)
+    for reason, holds in reasons:
+        if holds.any():
+            codes[holds] = len(words)
+            words.append(reason)
+    return np.asarray(words, dtype=np.str_)[codes]
 
 
 def groups(losses: Losses, by: tuple[str, ...]) -> Iterator[tuple[dict[str, Key], Losses]]:

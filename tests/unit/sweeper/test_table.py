@@ -119,7 +119,7 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):
         ("tabs.csv", "lr\tloss\n1\t2\n", "is a single column; separate columns by commas"),
         ("wide.csv", "lr,loss\n1,2,3\n", "its rows hold more values than its header names columns"),
         ("commas.csv", "lr,loss\n1,2,\n", "its rows hold more values than its header names columns"),
-        ("list.jsonl", '{"lr": 1}\n[1, 2]\n', "line 2 is '\\[1, 2\\]'; give an object per line"),
+        ("list.jsonl", '{"lr": 1}\n[1, 2]\n', "line 2 is \\[1, 2\\]; give an object per line"),
         ("blank.jsonl", "\n\n", "a header but no rows"),
         ("plain.csv.gz", "lr,loss\n1,2\n", "not a readable .csv file \\(Not a gzipped file"),
         ("torn.csv.gz", gzip.compress(b"lr,loss\n1,2\n")[:-9], "not a readable .csv file"),
