@@ -18,6 +18,7 @@ from sweeper.fits.losses import Key, Losses, groups
 from sweeper.laws.arrays import FloatArray
 
 Method = Literal["linex", "parabola", "argmin"]
+METHODS: tuple[Method, ...] = ("linex", "parabola", "argmin")
 Status = Literal["ok", "edge_low", "edge_high", "argmin", "no_minimum", "too_few"]
 
 LEVEL = 0.90
@@ -103,7 +104,7 @@ def fit_lr_optima(losses: Losses, by: tuple[str, ...] = ("tokens",), method: Met
     if losses.lr.size == 0:
         raise FitError("there are no runs to fit; collect results first")
     parts = [(group, runs.take(runs.used), int((~runs.used).sum())) for group, runs in groups(losses, by)]
-    pool = _pool([used for _, used, _ in parts]) if method == "linex" else None
+    pool = pool_of([used for _, used, _ in parts]) if method == "linex" else None
     return tuple(_fit_one(group, used, excluded, method, pool) for group, used, excluded in parts)
 
 
@@ -118,7 +119,8 @@ def members(optima: Iterable[Optimum], setting: Mapping[str, Key]) -> tuple[Opti
     return tuple(o for o in optima if all(o.group.get(name) == value for name, value in setting.items()))
 
 
-def _pool(parts: list[Losses]) -> Pool | None:
+def pool_of(parts: list[Losses]) -> Pool | None:
+    """The constants of the asymmetric curve that the used runs of these groups share; None where none has a valley."""
     sweeps = [Sweep.of(np.log(used.lr), used.loss) for used in parts if _has_valley(used)]
     return fit_pool(sweeps) if sweeps else None
 

@@ -10,7 +10,7 @@ from sweeper.laws.arrays import FloatArray
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PowerLaw:
-    """y = a·x^b.
+    """y = a·x^b + c.
 
     >>> f"{PowerLaw(a=24.27, b=-0.32).at(10.4e9):.4f}"
     '0.0151'
@@ -20,12 +20,14 @@ class PowerLaw:
     """y at x = 1."""
     b: float
     """Exponent."""
+    c: float = 0.0
+    """The part of y that x does not move."""
 
     def at(self, x: float) -> float:
-        return float(self.a * x**self.b)
+        return float(self.a * x**self.b + self.c)
 
     def along(self, x: FloatArray) -> FloatArray:
-        return np.asarray(self.a * x**self.b, dtype=np.float64)
+        return np.asarray(self.a * x**self.b + self.c, dtype=np.float64)
 
 
 HYPERP_TOKENS = PowerLaw(a=24.27, b=-0.320)

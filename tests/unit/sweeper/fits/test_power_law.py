@@ -4,7 +4,7 @@ import pytest
 from sweeper.errors import FitError
 from sweeper.fits.losses import make_losses
 from sweeper.fits.optimum import fit_lr_optima
-from sweeper.fits.power_law import fit_optimum_law, fit_power_law
+from sweeper.fits.power_law import earns_its_place, fit_optimum_law, fit_power_law
 
 
 @pytest.mark.parametrize("space", ["linear", "log"])
@@ -61,3 +61,49 @@ def test_bounds_at_an_edge_are_left_out_of_the_law():
     assert law.b == pytest.approx(np.log2(0.8), abs=1e-6)
     with pytest.raises(FitError, match="needs optima at 2 values of tokens"):
         fit_optimum_law(optima[2:], x="tokens")
+
+
+HYPERP_TABLE_4 = ([10.4e9, 20.8e9, 41.6e9, 83.2e9, 166.4e9], [0.01515, 0.01208, 0.00958, 0.00772, 0.00635])
+
+
+def test_an_irreducible_rate_takes_table_4_of_hyperp_to_a_steeper_law():
+    fit = fit_power_law(*HYPERP_TABLE_4, space="linear", irreducible=True)
+    assert (fit.b, fit.b_se, fit.c) == (
+        pytest.approx(-0.380, abs=5e-4),
+        pytest.approx(0.020, abs=5e-4),
+        pytest.approx(0.0016, abs=5e-5),
+    )
+    assert fit.law.at(1e12) == pytest.approx(0.00398, abs=5e-6)
+    plain = fit_power_law(*HYPERP_TABLE_4, space="linear")
+    assert plain.law.at(1e12) == pytest.approx(0.00350, abs=5e-6)
+    assert earns_its_place(fit, plain)
+
+
+@pytest.mark.parametrize("space", ["linear", "log"])
+def test_an_irreducible_part_is_recovered_and_found_absent(space):
+    x = np.geomspace(1e9, 1e12, 7)
+    there = fit_power_law(x, 0.002 + 100 * x**-0.4, space=space, irreducible=True)
+    assert (there.b, there.c) == (pytest.approx(-0.4, rel=1e-4), pytest.approx(0.002, rel=1e-3))
+    absent = fit_power_law(x, 100 * x**-0.4, space=space, irreducible=True)
+    assert absent.c == pytest.approx(0, abs=1e-7)
+    assert not earns_its_place(absent, fit_power_law(x, 100 * x**-0.4, space=space))
+
+
+def test_an_irreducible_part_needs_a_third_point():
+    with pytest.raises(FitError, match="needs 3 values of x, got 2"):
+        fit_power_law([1, 2], [2, 1], irreducible=True)
+
+
+@pytest.mark.parametrize("space", ["linear", "log"])
+def test_the_bootstrap_of_many_points_agrees_with_the_standard_error(space):
+    rng = np.random.default_rng(1)
+    x = np.geomspace(1e9, 1e11, 40)
+    fit = fit_power_law(x, 10 * x**-0.3 * np.exp(rng.normal(0, 0.05, 40)), space=space)
+    assert fit.b_boot_high - fit.b_boot_low == pytest.approx(fit.b_high - fit.b_low, rel=0.3)
+    assert fit.b_boot_low < -0.3 < fit.b_boot_high
+
+
+def test_errors_ahead_of_the_data_are_those_of_laws_through_the_smaller_points():
+    x, y = np.array([1.0, 2.0, 4.0]), np.array([1.0, 0.5, 0.3])
+    assert fit_power_law(x, y).rolling_error == pytest.approx(1 - 0.25 / 0.3)
+    assert fit_power_law(x[:2], y[:2]).rolling_error is None
