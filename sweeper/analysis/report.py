@@ -1,5 +1,6 @@
 """What a table of results answers: optima, laws, curves and the rest of a `FitReport`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +19,7 @@ from sweeper.fits.sensitivity import Sensitivity
 from sweeper.fits.surface import SurfaceFit
 from sweeper.laws.power import REFERENCES, PowerLaw
 from sweeper.spec import Question
-from sweeper.table import Table, lr_column, not_numbers, numbers, require, split
+from sweeper.table import LeftOut, Table, left_out, lr_column, not_numbers, numbers, require, split
 from sweeper.typed import did_you_mean
 
 SCHEMA_VERSION = 1
@@ -40,6 +41,8 @@ class FitReport:
     """Estimator of the optima."""
     excluded: dict[str, int]
     """Runs left out of the optima, by reason."""
+    left_out: tuple[LeftOut, ...] = ()
+    """Each of them by its name, the first 1,000."""
     optima: tuple[Optimum, ...]
     laws: tuple[PowerLawFit, ...]
     curves: tuple[LossCurveFit, ...]
@@ -62,6 +65,7 @@ def fit_question(
     lr: str = "",
     loss: str = "loss",
     title: str = "the table",
+    told: Sequence[str] = (),
 ) -> FitReport:
     """Answer a question with a table of results.
 
@@ -76,6 +80,7 @@ def fit_question(
             else `lr`.
         loss: Column of the loss.
         title: What warnings call the table.
+        told: Warnings that reading the table gave already; they come first.
 
     Raises:
         TableError: A column is missing, or there are no rows.
@@ -86,7 +91,7 @@ def fit_question(
     question = separate_arms(table, question)
     rate = lr or _first_rate(table, question)
     runs, optima = optima_of(table, question, method=method, lr=rate, loss=loss)
-    warnings = list(mixed_shapes(table, question)) if runs is not None else []
+    warnings = [*told, *(mixed_shapes(table, question) if runs is not None else ())]
     if loss in table.columns:
         bad = not_numbers(table, loss)
         warnings += [f"{title} row {row}: {loss} {value!r} is not a number" for row, value in bad[:SHOWN]]
@@ -117,6 +122,7 @@ def fit_question(
         rate=rate if optima else "",
         method=method,
         excluded=runs.reasons() if runs is not None else {},
+        left_out=left_out(table, runs, (*question.per, *question.by)) if runs is not None else (),
         optima=optima,
         laws=tuple(made),
         curves=tuple(curves),

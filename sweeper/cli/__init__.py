@@ -11,7 +11,9 @@ import sweeper
 from sweeper.cli.data import prepare
 from sweeper.cli.doctor import doctor
 from sweeper.cli.fitting import fit, predict
+from sweeper.cli.importing import import_
 from sweeper.cli.plotting import plot
+from sweeper.cli.reporting import report
 from sweeper.cli.running import collect, launch, merge, plan
 from sweeper.cli.steering import cancel, exclude, logs, retry, status, tend, watch, why
 from sweeper.errors import SweeperError
@@ -71,10 +73,11 @@ def version() -> None:
 PANELS = {
     "Run": (plan, launch, status, watch, collect),
     "See and steer": (logs, why, cancel, retry, exclude, tend, merge),
-    "Conclude": (fit, predict, plot),
+    "Conclude": (fit, predict, plot, report),
     "More": (doctor, version),
 }
 for _panel, _commands in PANELS.items():
     for _command in _commands:
         app.command(rich_help_panel=_panel)(_command)
+app.command("import", rich_help_panel="Conclude")(import_)
 data_app.command()(prepare)

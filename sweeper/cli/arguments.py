@@ -2,6 +2,7 @@
 
 import os
 import shlex
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,12 +21,26 @@ RunsFolder = Annotated[
     Path, typer.Option("--runs", envvar="SWEEPER_RUNS", help="Folder that holds the results of all sweeps.")
 ]
 Source = Annotated[
-    str, typer.Argument(metavar="NAME|FILE", help="A sweep, or a .csv, .tsv, .jsonl or .parquet file, one row per run.")
+    str,
+    typer.Argument(
+        metavar="NAME|FILE", help="A sweep, or a .csv, .tsv, .json, .jsonl or .parquet file, a row per run."
+    ),
 ]
 Lr = Annotated[str, typer.Option("--lr", help="Column of the learning rate (lr_peak, else lr).")]
 Loss = Annotated[str, typer.Option("--loss", help="Column of the loss.")]
 Map = Annotated[
-    list[str] | None, typer.Option("--map", help="Our name for a column of the file: tokens=D. May be repeated.")
+    list[str] | None,
+    typer.Option(
+        "--map", help="Our name for a column of the file or for what it gives: tokens=D*1e9. May be repeated."
+    ),
+]
+Pattern = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--pattern",
+        help="A column of text and a regular expression; its named groups become columns: "
+        "'run_name=lr(?P<lr>[0-9.e-]+)'. May be repeated.",
+    ),
 ]
 By = Annotated[str, typer.Option("--by", help="Columns, by commas, whose every combination has one optimum.")]
 Per = Annotated[str, typer.Option("--per", help="Columns, by commas, that separate laws and curves, such as arm.")]
@@ -50,6 +65,12 @@ def same_cells(name: str, overrides: list[str] | None, runs: Path) -> str:
     return shlex.join([name, *(overrides or []), *elsewhere])
 
 
+def say(notes: Iterable[str]) -> None:
+    """Notes on stderr, apart from the answer itself."""
+    for note in notes:
+        typer.echo(f"note: {note}", err=True)
+
+
 def names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
@@ -72,13 +93,17 @@ def asked_of(
     law: list[str] | None = None,
     curve: list[str] | None = None,
     baseline: str = "",
+    loss: str = "loss",
+    pattern: list[str] | None = None,
 ) -> "Asked":
     """The options about columns and fits as the library takes them."""
     from sweeper.sources import Asked
 
     return Asked(
         lr=lr,
+        loss=loss,
         mapping=tuple(map_ or ()),
+        patterns=tuple(pattern or ()),
         by=names(by),
         per=names(per),
         laws=tuple(law or ()),

@@ -18,12 +18,14 @@ from sweeper.cli.arguments import (
     Map,
     MethodName,
     Overrides,
+    Pattern,
     Per,
     RunsFolder,
     Source,
     Where,
     asked_of,
     method_of,
+    say,
 )
 from sweeper.errors import DiskError, SweeperError
 
@@ -35,6 +37,7 @@ def fit(
     lr: Lr = "",
     loss: Loss = "loss",
     map_: Map = None,
+    pattern: Pattern = None,
     by: By = "",
     per: Per = "",
     law: Laws = None,
@@ -53,10 +56,28 @@ def fit(
     from sweeper.sources import Asked, open_source
     from sweeper.typed import plain
 
-    asked = asked_of(lr=lr, map_=map_, by=by, per=per, where=where, law=law, curve=curve, baseline=baseline)
+    asked = asked_of(
+        lr=lr,
+        loss=loss,
+        map_=map_,
+        pattern=pattern,
+        by=by,
+        per=per,
+        where=where,
+        law=law,
+        curve=curve,
+        baseline=baseline,
+    )
     found = open_source(source, overrides or [], runs, asked)
+    say(found.notes)
     report = fit_question(
-        found.table, found.question, method=method_of(method), lr=lr, loss=loss, title=Path(found.title).name
+        found.table,
+        found.question,
+        method=method_of(method),
+        lr=lr,
+        loss=loss,
+        title=Path(found.title).name,
+        told=found.warnings,
     )
     # The file answers the sweep's own question; any other answer is only printed.
     bare = not overrides and asked == Asked() and (method, loss) == ("linex", "loss")
@@ -104,6 +125,7 @@ def predict(
     lr: Lr = "",
     loss: Loss = "loss",
     map_: Map = None,
+    pattern: Pattern = None,
     by: By = "",
     per: Per = "",
     law: Laws = None,
@@ -119,8 +141,9 @@ def predict(
     from sweeper.sources import open_source
     from sweeper.typed import plain
 
-    asked = asked_of(lr=lr, map_=map_, by=by, per=per, where=where, law=law)
+    asked = asked_of(lr=lr, loss=loss, map_=map_, pattern=pattern, by=by, per=per, where=where, law=law)
     found = open_source(source, overrides or [], runs, asked)
+    say((*found.notes, *found.warnings))
     given = {"tokens": tokens, "depth": depth, "width": width, "batch_tokens": batch_tokens, "params": params}
     target = {name: float(value) for name, value in given.items() if value is not None} | _targets(at or [])
     if not target:

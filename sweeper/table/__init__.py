@@ -20,6 +20,7 @@ from sweeper.table.columns import (
 from sweeper.table.doubts import unit_doubts
 from sweeper.table.files import ForeignTable, read_foreign, read_table
 from sweeper.table.imported import Import, add_imported, imported_rows, imports, joined, remove_import
+from sweeper.table.mapping import pairs
 from sweeper.table.results import results, write_results
 from sweeper.table.runs import NOT_A_NUMBER, LeftOut, left_out, losses
 
@@ -41,6 +42,7 @@ __all__ = [
     "lr_column",
     "not_numbers",
     "numbers",
+    "pairs",
     "read_foreign",
     "read_table",
     "remove_import",

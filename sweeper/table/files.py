@@ -29,7 +29,9 @@ class ForeignTable:
 
     table: Table
     notes: tuple[str, ...] = ()
-    """What was recognised in it, and what could not be read, one sentence each."""
+    """What was recognised in it, one sentence each."""
+    warnings: tuple[str, ...] = ()
+    """What could not be read in it, one sentence each."""
 
 
 def read_table(path: Path, mapping: Mapping[str, str] | None = None, patterns: Sequence[tuple[str, str]] = ()) -> Table:
@@ -60,10 +62,11 @@ def read_foreign(
     _refuse_twins([str(name) for name in table.columns], path)
     if table.empty:
         raise TableError(f"{path}: the table has a header but no rows; give a file with one row per run")
+    warnings = _index_twins(table)
     for column, pattern in patterns:
         table, unmatched = extracted(table, column, pattern, str(path))
-        notes += unmatched
-    return ForeignTable(table=mapped(table, mapping or {}, str(path)), notes=notes)
+        warnings += unmatched
+    return ForeignTable(table=mapped(table, mapping or {}, str(path)), notes=notes, warnings=warnings)
 
 
 def _read(path: Path) -> Table:
@@ -161,6 +164,17 @@ def _once(members: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name, _ in members if sum(name == other for other, _ in members) > 1)
         raise ValueError(f"an object has {twice!r} twice")
     return row
+
+
+def _index_twins(table: Table) -> tuple[str, ...]:
+    """Says so where rows are equal but for a running number: fits take them for repeats."""
+    first = table.columns[0]
+    if len(table) < 2 or not pd.api.types.is_integer_dtype(table[first]) or table[first].diff().iloc[1:].ne(1).any():
+        return ()
+    twins = int(table.drop(columns=first).duplicated().sum())
+    if not twins:
+        return ()
+    return (f"{twins} rows equal another one but for their number in {first!r} and count as repeats: drop copies",)
 
 
 def _short(value: object) -> str:

@@ -10,7 +10,11 @@ from sweeper.fits.losses import Key
 from sweeper.fits.optimum import Optimum
 from sweeper.fits.power_law import PowerLawFit
 from sweeper.fits.prediction import LrPrediction
+from sweeper.table import LeftOut
 from sweeper.terminal import axis_value, console, scientific, show, table
+
+NAMED = 3
+"""Runs of each reason that are named when fits leave them out; `--json` names more."""
 
 STATUS_WORDS = {
     "ok": "ok",
@@ -35,10 +39,19 @@ def print_fit(report: FitReport, title: str, note: str = "", rows: int = 40) -> 
     if report.excluded:
         left_out = ", ".join(f"{number} {reason}" for reason, number in report.excluded.items())
         console.print(f"left out of the fits: {left_out}, of {report.runs} runs", soft_wrap=True)
+        for reason, number in report.excluded.items():
+            console.print(f"  {_named(report.left_out, reason, number)}", soft_wrap=True, markup=False, style="dim")
     for warning in report.warnings:
         console.print(f"warning: {warning}", style="yellow", soft_wrap=True)
     if note:
         console.print(f"note: {note}", soft_wrap=True)
+
+
+def _named(left_out: Sequence[LeftOut], reason: str, number: int) -> str:
+    """The first runs that are left out for a reason: "diverged: a, b, c and 4 more"."""
+    shown = [run.run for run in left_out if run.reason == reason][:NAMED]
+    more = f" and {number - len(shown)} more" if number > len(shown) else ""
+    return f"{reason}: {', '.join(shown)}{more}"
 
 
 def _print_optima(optima: Sequence[Optimum], title: str, rows: int) -> None:
@@ -113,9 +126,15 @@ def print_predictions(predictions: Iterable[LrPrediction]) -> None:
         target = ", ".join(f"{name} {axis_value(value)}" for name, value in prediction.target.items())
         console.print(
             f"[bold]lr_peak = {prediction.lr:.4g}[/] at {target}{_setting(prediction.per)}, "
-            f"90 % interval {_interval(prediction.lr_low, prediction.lr_high)}",
+            f"90 % interval {_interval(prediction.lr_low, prediction.lr_high)} (±{prediction.half_width:.2f} octaves)",
             soft_wrap=True,
         )
+        if prediction.regret is not None and prediction.lr_least_regret is not None:
+            console.print(
+                f"  expected loss above the optimum: {prediction.regret:.2g} nats per token; "
+                f"least at {prediction.lr_least_regret:.4g}",
+                soft_wrap=True,
+            )
         forms = ", ".join(f"{name} {value:.4g}" for name, value in prediction.forms.items())
         console.print(f"  forms: {forms} (spread {prediction.spread:.1%})", soft_wrap=True)
         factors = ", ".join(f"{axis} × {factor:.4g}" for axis, factor in prediction.factors.items())
@@ -127,6 +146,14 @@ def print_predictions(predictions: Iterable[LrPrediction]) -> None:
             console.print(f"  as the base rate of this sweep's transfer rule: lr = {base:.4g}", soft_wrap=True)
         for warning in prediction.warnings:
             console.print(f"  warning: {warning}", style="yellow", soft_wrap=True)
+        for place, runs in enumerate(prediction.next_runs):
+            start = ", ".join(f"{lr:.4g}" for lr in runs.lrs)
+            cost = "" if runs.flops is None else f", {scientific(runs.flops)} FLOPs"
+            console.print(
+                f"  {'to narrow it: ' if place == 0 else '          or: '}4 runs at {runs.x} {axis_value(runs.value)} "
+                f"(start with {start}) → ±{runs.half_width:.2f} octaves{cost}",
+                soft_wrap=True,
+            )
 
 
 def print_figures(paths: Iterable[Path]) -> None:
