@@ -1,7 +1,9 @@
 """The learning rate of a run that was never made, from a table, the question to it and the cells of its sweep."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+
+import numpy as np
 
 from model.shape import model_shape
 from sweeper.analysis.optima import optima_along, optima_of
@@ -9,10 +11,11 @@ from sweeper.analysis.question import is_rate, mixed_shapes, named_error, separa
 from sweeper.errors import FitError, TableError
 from sweeper.fits.losses import Key, plain
 from sweeper.fits.optimum import Method, Optimum, members, settings
+from sweeper.fits.power_law import fit_power_law
 from sweeper.fits.prediction import LrPrediction, predict_lr
 from sweeper.laws.transfer import Transfer, rates
 from sweeper.spec import Question, RunSpec
-from sweeper.table import Table, distinct, is_numeric, lr_column, require, split
+from sweeper.table import Table, distinct, is_numeric, lr_column, numbers, require, split
 
 
 def predict_question(
@@ -143,6 +146,7 @@ def _predict(
             transfer=_rule(own),
             observed=optima_along(table, observed, x),
             per=per,
+            flops=_cost(table, x),
         )
     except FitError as error:
         raise named_error(per, error) from error
@@ -152,6 +156,17 @@ def _predict(
         lr_base=_base_rate(prediction.lr, own, target),
         warnings=(*prediction.warnings, *mixed_shapes(table, question)),
     )
+
+
+def _cost(table: Table, x: str) -> Callable[[float], float] | None:
+    """FLOPs of one run along x, by a power law through the runs; None where the table does not tell."""
+    if "flops" not in table.columns or len(distinct(table, x)) < 2:
+        return None
+    xs, flops = numbers(table, x), numbers(table, "flops")
+    known = np.isfinite(xs) & np.isfinite(flops) & (xs > 0) & (flops > 0)
+    if len(np.unique(xs[known])) < 2:
+        return None
+    return fit_power_law(xs[known], flops[known]).law.at
 
 
 def _rule(specs: Sequence[RunSpec]) -> Transfer:

@@ -1,17 +1,56 @@
-"""The learning rate of a run that was never made: a fitted law, transfer factors for the rest, and its reach."""
+"""The learning rate of a run that was never made: a fitted law, transfer factors for the rest, and its reach.
+
+What should temper trust in it comes along: an interval in which the law may scatter and bend and the transfer rule may
+be off, the spread over forms of the law, the loss that missing the optimum is expected to cost, how far the target lies
+beyond the data, and which runs would narrow the interval most.
+"""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from sweeper.errors import FitError
+from sweeper.fits.design import OCTAVE, START
+from sweeper.fits.extrapolation import UNKNOWN_SD, Extrapolation, extrapolate
 from sweeper.fits.losses import Key
 from sweeper.fits.optimum import Optimum
-from sweeper.fits.power_law import PowerLawFit, fit_optimum_law
+from sweeper.fits.power_law import fit_optimum_law
+from sweeper.laws.arrays import FloatArray
 from sweeper.laws.transfer import Transfer, batch_factor, depth_factor, token_factor
 
 FAR = 8.0
 """Extrapolation beyond which a prediction warns."""
+EXPONENT_SD: Mapping[str, float] = {"tokens": 0.1, "batch_tokens": 0.06, "depth": 0.1}
+"""What a transfer factor's exponent may be off by. Tokens: −0.32 (HyperP), −0.18 and −0.24 (public MuonH and Muon
+sweeps); batch: 0.5 by the rule, 0.558 fitted (HyperP table 8); depth: optima of HyperP's table 6, with the rule, still
+move as d^0.08 to d^0.16 (arXiv 2603.28743)."""
+OTHER_SD = 0.05
+"""The same for axes that move nothing by the rule, such as width (HyperP theorem 2)."""
+UNRULED_SD = 0.3
+"""The same where a rule leaves out tokens, batch or depth: fitted exponents lie between −0.7 and 0.6."""
+NEXT_RUNS = 4
+"""Runs that the adaptive design needs for one more optimum."""
+BEYOND = 2.0
+"""Factor between budgets that are proposed."""
+SHOWN = 3
+"""Proposals of next runs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NextRuns:
+    """One more optimum, and what it is expected to do for a prediction."""
+
+    x: str
+    value: Key
+    """Where along the law's axis."""
+    lrs: tuple[float, ...]
+    """The first three rates of the adaptive design; `suggest` chooses the fourth from their losses."""
+    half_width: float
+    """Of the prediction's interval with it, octaves."""
+    flops: float | None
+    """What its four runs cost; None where the table has no FLOPs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,14 +60,22 @@ class LrPrediction:
     target: dict[str, Key]
     per: dict[str, Key]
     lr: float
-    """Peak rate of the hidden matrices (`lr_peak`): the log-space law times the factors."""
+    """Peak rate of the hidden matrices (`lr_peak`): the median of `fits.extrapolation` times the factors."""
     lr_low: float | None
-    """90 % interval of the law at the target, scatter of the optima included; None where two budgets leave no error."""
+    """90 % interval of the optimum at the target: errors and scatter of the optima, bend of the law, and what the
+    exponents of the transfer rule may be off by."""
     lr_high: float | None
+    half_width: float
+    """Half the interval, octaves."""
     forms: dict[str, float]
-    """The rate by each form of the law: `log`, `linear`, and `argmin` (log-space, through the best observed rates)."""
+    """The rate by each form of the law: `log`, `linear`, `irreducible` (linear with a constant, where four optima
+    or more make one positive) and `argmin` (log-space, through the best observed rates)."""
     spread: float
     """Largest over smallest of the forms, minus 1."""
+    regret: float | None
+    """Loss that missing the optimum is expected to cost at `lr`, nats per token; None without a fitted curve."""
+    lr_least_regret: float | None
+    """The rate at which that expectation is least: a little below `lr`, since losses rise faster above the optimum."""
     x: str
     """Axis of the law; empty where no law could be fitted and the only optimum was transferred."""
     extrapolation: float
@@ -38,6 +85,8 @@ class LrPrediction:
     rule: str
     """Transfer rule of those factors."""
     warnings: tuple[str, ...]
+    next_runs: tuple[NextRuns, ...] = ()
+    """What would narrow the interval most, best first."""
     lr_base: float | None = None
     """Base rate η₀ that the sweep's own transfer rule turns into `lr` at the target; None without a sweep, or where its
     runs have several shapes."""
@@ -52,6 +101,7 @@ def predict_lr(
     transfer: Transfer,
     observed: tuple[Optimum, ...] = (),
     per: Mapping[str, Key] | None = None,
+    flops: Callable[[float], float] | None = None,
 ) -> LrPrediction:
     """The peak learning rate at a target, from optima along one axis.
 
@@ -66,6 +116,7 @@ def predict_lr(
         transfer: Rule and switches of these runs.
         observed: Optima by `argmin` of the same groups, for the spread over forms.
         per: What sets these optima apart.
+        flops: Cost of one run at a value of `x`, for the proposals.
 
     Raises:
         FitError: No settled optimum, no target for `x`, or a target for an axis without one measured value.
@@ -82,52 +133,157 @@ def predict_lr(
     values = [float(optimum.group[x]) for optimum in settled]
     reach = max(1.0, target[x] / max(values), min(values) / target[x])
     warnings = _warnings(reach, factors, target, measured, transfer, x)
-    if len(set(values)) == 1:
-        token = {x: _factor(x, {x: values[0]}, target[x], transfer)}
-        scale = math.prod((factors | token).values())
-        only = settled[0]
-        assert only.lr is not None  # noqa: S101  (settled optima have one)
-        return LrPrediction(
-            target=_plain(target),
-            per=dict(per or {}),
-            lr=only.lr * scale,
-            lr_low=None if only.lr_low is None else only.lr_low * scale,
-            lr_high=None if only.lr_high is None else only.lr_high * scale,
-            forms={"transfer": only.lr * scale},
-            spread=0.0,
-            x="",
-            extrapolation=reach,
-            factors=factors | token,
-            rule=transfer.rule,
-            warnings=(f"only one {x} has an optimum, so its law is the transfer rule's, not measured", *warnings),
-        )
+    alone = len(set(values)) == 1
+    if alone:
+        factors |= {x: _factor(x, {x: values[0]}, target[x], transfer)}
+        measured = {**measured, x: values[0]}
+        warnings = (f"only one {x} has an optimum, so its law is the transfer rule's, not measured", *warnings)
     scale = math.prod(factors.values())
-    forms, log = _forms(optima, observed, x, target[x])
-    interval = log.interval(target[x])
+    found = _mean_of(settled) if alone else _at(settled, x, target[x])
+    forms = {"transfer": math.exp(found.mean)} if alone else _forms(optima, observed, x, target[x])
+    widened = _widened(found, _rule_sd(factors, target, measured))
+    low, high = (math.exp(end) * scale for end in widened.interval())
+    middle = math.exp(widened.quantile(0.5)) * scale
+    every = [value * scale for value in forms.values()]
+    regret, lower = _regret(settled, x, target[x], widened.sd)
     return LrPrediction(
         target=_plain(target),
         per=dict(per or {}),
-        lr=forms["log"] * scale,
-        lr_low=None if interval is None else interval[0] * scale,
-        lr_high=None if interval is None else interval[1] * scale,
-        forms={name: value * scale for name, value in forms.items()},
-        spread=max(forms.values()) / min(forms.values()) - 1,
-        x=x,
+        lr=middle,
+        lr_low=low,
+        lr_high=high,
+        half_width=math.log2(high / low) / 2,
+        forms=dict(zip(forms, every, strict=True)),
+        spread=max(every) / min(every) - 1,
+        regret=regret,
+        lr_least_regret=None if lower is None else middle * math.exp(-lower),
+        x="" if alone else x,
         extrapolation=reach,
         factors=factors,
         rule=transfer.rule,
         warnings=warnings,
+        next_runs=_next_runs(settled, x, target[x], _rule_sd(factors, target, measured, but=x), transfer, flops),
     )
 
 
-def _forms(
-    optima: tuple[Optimum, ...], observed: tuple[Optimum, ...], x: str, at: float
-) -> tuple[dict[str, float], PowerLawFit]:
-    log = fit_optimum_law(optima, x=x, space="log")
-    forms = {"log": log.law.at(at), "linear": fit_optimum_law(optima, x=x, space="linear").law.at(at)}
+def _rule_sd(
+    factors: Mapping[str, float], target: Mapping[str, float], measured: Mapping[str, float], but: str = ""
+) -> float:
+    """Standard error of ln η* that the transfer factors bring, all but that of one axis."""
+
+    def exponent_sd(axis: str) -> float:
+        ruled = factors[axis] != 1
+        return (EXPONENT_SD[axis] if ruled else UNRULED_SD) if axis in EXPONENT_SD else OTHER_SD
+
+    return math.hypot(*(exponent_sd(axis) * math.log(target[axis] / measured[axis]) for axis in factors if axis != but))
+
+
+def _points(optima: list[Optimum], x: str) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """x, ln η* and its standard error, each of shape (optima,)."""
+    sds = [optimum.log_sd for optimum in optima]
+    return (
+        np.array([float(optimum.group[x]) for optimum in optima]),
+        np.log(np.array([optimum.lr for optimum in optima], dtype=np.float64)),
+        np.array([sd if sd is not None and sd > 0 else UNKNOWN_SD for sd in sds]),
+    )
+
+
+def _at(optima: list[Optimum], x: str, at: float) -> Extrapolation:
+    return extrapolate(*_points(optima, x), at)
+
+
+def _mean_of(optima: list[Optimum]) -> Extrapolation:
+    """The optimum of one budget: with an error, but no scatter about a law."""
+    log_lr = np.log(np.array([optimum.lr for optimum in optima], dtype=np.float64))
+    sds = np.array([optimum.log_sd or UNKNOWN_SD for optimum in optima])
+    weights = 1 / sds**2
+    return Extrapolation(
+        means=np.array([np.average(log_lr, weights=weights)]),
+        sds=np.array([1 / math.sqrt(weights.sum())]),
+        weights=np.ones(1),
+    )
+
+
+def _widened(found: Extrapolation, sd: float) -> Extrapolation:
+    return Extrapolation(means=found.means, sds=np.hypot(found.sds, sd), weights=found.weights)
+
+
+def _regret(optima: list[Optimum], x: str, at: float, sd: float) -> tuple[float | None, float | None]:
+    """Expected loss above the optimum, and by how much ln η should be lower than its median for the least of it.
+
+    For u ~ N(0, sd²) and L = κ·2(e^{su} − 1 − su)/s²: E L = κ·2(e^{s²sd²/2} − 1)/s², least at −s·sd²/2. κ follows its
+    own power law along x where there are three optima, since valleys flatten with the budget.
+    """
+    curved = [(float(o.group[x]), o.curvature, o.skew or 0.0) for o in optima if o.curvature]
+    if not curved:
+        return None, None
+    xs, kappas, skews = (np.array(column, dtype=np.float64) for column in zip(*curved, strict=True))
+    log_kappa = float(np.log(kappas).mean())
+    if len(np.unique(xs)) >= 3:
+        slope, level = np.polyfit(np.log(xs), np.log(kappas), deg=1)
+        log_kappa = float(level + slope * math.log(at))
+    skew = float(skews.mean())
+    if skew * sd < 1e-3:
+        return math.exp(log_kappa) * sd**2, 0.0
+    return math.exp(log_kappa) * 2 * math.expm1(min(skew**2 * sd**2 / 2, 50.0)) / skew**2, skew * sd**2 / 2
+
+
+def _next_runs(
+    optima: list[Optimum],
+    x: str,
+    at: float,
+    rule_sd: float,
+    transfer: Transfer,
+    flops: Callable[[float], float] | None,
+) -> tuple[NextRuns, ...]:
+    """One more optimum at each budget that is there or on the way to the target, those that narrow it most first.
+
+    On the way, only budgets whose four runs cost less than one run at the target, where costs are known.
+    """
+    xs, log_lr, sds = _points(optima, x)
+    rows = []
+    for value in (*sorted(set(xs)), *_on_the_way(xs, at)):
+        cost = None if flops is None else NEXT_RUNS * flops(value)
+        if value not in xs and cost is not None and flops is not None and cost > flops(at):
+            continue
+        if len(set(xs)) > 1:
+            there = extrapolate(xs, log_lr, sds, value).mean
+        else:
+            there = float(log_lr.mean()) + math.log(_factor(x, {x: float(xs[0])}, value, transfer))
+        more = np.append(xs, value), np.append(log_lr, there), np.append(sds, float(np.median(sds)))
+        if len(set(more[0])) > 1:
+            low, high = _widened(extrapolate(*more, at), rule_sd).interval()
+            rows.append(
+                NextRuns(
+                    x=x,
+                    value=int(value) if float(value).is_integer() else float(value),
+                    lrs=tuple(float(f"{math.exp(there) * 2**step:.4g}") for step in (-START, 0.0, START)),
+                    half_width=(high - low) / (2 * OCTAVE),
+                    flops=cost,
+                )
+            )
+    return tuple(sorted(rows, key=lambda row: row.half_width)[:SHOWN])
+
+
+def _on_the_way(xs: FloatArray, at: float) -> list[float]:
+    """Budgets from the outermost one towards the target, each twice (or half) the one before."""
+    edge, factor = (float(xs.max()), BEYOND) if at > xs.max() else (float(xs.min()), 1 / BEYOND)
+    steps = [edge * factor**step for step in range(1, 9)]
+    return [step for step in steps if (step < at if factor > 1 else step > at)]
+
+
+def _forms(optima: tuple[Optimum, ...], observed: tuple[Optimum, ...], x: str, at: float) -> dict[str, float]:
+    forms = {
+        "log": fit_optimum_law(optima, x=x, space="log").law.at(at),
+        "linear": fit_optimum_law(optima, x=x, space="linear").law.at(at),
+    }
+    if len({o.group[x] for o in optima if o.settled}) > 3:
+        offset = fit_optimum_law(optima, x=x, space="linear", irreducible=True)
+        if offset.c > 0:
+            forms["irreducible"] = offset.law.at(at)
     if len({o.group[x] for o in observed if o.settled}) >= 2:
         forms["argmin"] = fit_optimum_law(observed, x=x, space="log").law.at(at)
-    return forms, log
+    return forms
 
 
 def _factor(axis: str, measured: Mapping[str, float], value: float, transfer: Transfer) -> float:
