@@ -1,0 +1,223 @@
+"""What a report says in plain words: one sentence per finding, none without its interval."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from sweeper.analysis import FitReport, published_law
+from sweeper.analysis.question import RATES
+from sweeper.fits.comparison import Comparison
+from sweeper.fits.dependence import Dependence
+from sweeper.fits.loss_curve import Leverage, LossCurveFit
+from sweeper.fits.losses import Key
+from sweeper.fits.optimum import Optimum
+from sweeper.fits.power_law import PowerLawFit
+from sweeper.report.cells import decimals, form_of, power_of_ten, significant
+from sweeper.report.html import Html, join, tag
+from sweeper.spec import Question
+from sweeper.table import Table, numbers, split
+from sweeper.terminal import counted
+
+SYMBOLS: Mapping[str, str] = {"tokens": "T", "flops": "C", "params": "N", "batch_tokens": "B"}
+"""The papers' names of the axes."""
+WORDS: Mapping[str, str] = {"flops": "FLOPs", "params": "parameters", "batch_tokens": "the tokens of a batch"}
+"""Columns as a sentence calls them."""
+NAMED = 3
+"""Groups of a kind that a sentence names one by one."""
+BEST = 24
+"""Groups whose best run is named."""
+
+
+def findings(report: FitReport, table: Table, question: Question) -> list[Html]:
+    """The sentences of a report, the most general first."""
+    rates = {report.rate, *RATES}
+    said = [optima_sentence(report.optima)] if report.optima else []
+    said += [law_sentence(law, published_law(table, question, law), rates) for law in _preferred(report.laws)]
+    told = {(law.y, law.x, *law.per.values()) for law in report.laws}
+    said += [dependence_sentence(d) for d in report.dependence if (d.y, d.x, *d.per.values()) not in told]
+    said += [curve_sentence(curve) for curve in report.curves]
+    said += leverage_sentences(report.leverage, question.baseline)
+    said += comparison_sentences(report.comparisons, question.baseline)
+    return said
+
+
+def next_steps(report: FitReport, missing: int) -> list[str]:
+    """What to run next, as far as the results themselves say so."""
+    steps = [f"launch the sweep again: {counted(missing, 'run')} of it {_have(missing)} no result"] if missing else []
+    for status, side in (("edge_low", "below"), ("edge_high", "above")):
+        beyond = [o for o in report.optima if o.status == status]
+        if beyond:
+            steps.append(
+                f"extend the learning rates {side} their grid for {_named([_setting(o.group) for o in beyond])}: "
+                "the best rate is the outermost one"
+            )
+    few = [o for o in report.optima if o.status == "too_few"]
+    if few:
+        steps.append(f"add learning rates to {_named([_setting(o.group) for o in few])}: a valley needs three")
+    return steps
+
+
+def optima_sentence(optima: Sequence[Optimum]) -> Html:
+    """How many groups have an optimum, and what became of the others."""
+    settled = sum(o.settled for o in optima)
+    if settled == len(optima):
+        who, whose = ("The only group has", "its") if settled == 1 else (f"All {settled} groups have", "their")
+        return join(f"{who} a best learning rate inside {whose} grid.")
+    edges = sum(o.status in ("edge_low", "edge_high") for o in optima)
+    others = len(optima) - settled - edges
+    rest = [f"{edges} only a bound, at an edge of the grid"] if edges else []
+    rest += [f"{others} no minimum or too few rates"] if others else []
+    return join(f"{settled} of {len(optima)} groups have a best learning rate inside their grid; {', '.join(rest)}.")
+
+
+def law_sentence(law: PowerLawFit, published: object, rates: set[str]) -> Html:
+    """η* falls with tokens as T^−0.31 (90 % interval …); a published exponent lies inside or outside."""
+    y = "η*" if law.y in rates else _word(law.y)
+    return _dependence(y, law.x, law.per, law.b, law.b_low, law.b_high, _published(published), law.points)
+
+
+def dependence_sentence(found: Dependence) -> Html:
+    """As `law_sentence`, of a covariate that was fitted beside others."""
+    beside = f", {' and '.join(found.beside)} held constant" if found.beside else ""
+    published = None if found.published is None else ("the published", found.published)
+    y = "η*" if found.y in RATES else _word(found.y)
+    return _dependence(y, found.x, found.per, found.b, found.b_low, found.b_high, published, found.points, beside)
+
+
+def _dependence(
+    y: str,
+    x: str,
+    per: Mapping[str, Key],
+    b: float,
+    low: float | None,
+    high: float | None,
+    published: tuple[str, float] | None,
+    points: int,
+    beside: str = "",
+) -> Html:
+    exponent = join(SYMBOLS.get(x, x), tag("sup", decimals(2)(b)))
+    interval = f"90 % interval {_span(low, high)}" if low is not None and high is not None else "no interval"
+    clear = low is None or high is None or not low <= 0 <= high
+    if clear:
+        said = join(tag("strong", f"{y} {'falls' if b < 0 else 'rises'} with {_word(x)}"), " as ", exponent)
+    else:
+        said = join(tag("strong", f"{y} shows no clear dependence on {_word(x)}"), ": ", exponent)
+    why = " from two points" if points == 2 else ""
+    compared: str | None = None
+    if published is not None and low is not None and high is not None:
+        place = "inside" if low <= published[1] <= high else "outside"
+        compared = f"; {published[0]} {decimals(2)(published[1])} lies {place}"
+    return join(_who(per), said, beside, f" ({interval}{why})", compared, ".")
+
+
+def curve_sentence(curve: LossCurveFit) -> Html:
+    """A loss curve with the interval of its exponent."""
+    floor = f" + {decimals(3)(curve.E)}" if curve.E > 0 else ""
+    law = join(significant(curve.A), " · ", SYMBOLS.get(curve.x, curve.x), tag("sup", decimals(3)(-curve.b)), floor)
+    interval = (
+        f"90 % interval of the exponent {_span(-curve.b_high, -curve.b_low, 3)}"
+        if curve.b_low is not None and curve.b_high is not None
+        else f"{curve.points} points for 3 constants: no interval"
+    )
+    return join(
+        _who(curve.per), tag("strong", f"{_word(curve.y)} falls with {_word(curve.x)}"), " as ", law, f" ({interval})."
+    )
+
+
+def leverage_sentences(rows: Sequence[Leverage], baseline: str) -> Iterator[Html]:
+    """What each arm saves at the largest budget."""
+    for arm in dict.fromkeys(row.arm for row in rows):
+        last = max((row for row in rows if row.arm == arm), key=lambda row: row.at)
+        if last.value is None:
+            continue
+        read = ", read beyond the runs" if last.extrapolated else ""
+        saved = f"{arm} reaches the loss of {baseline} with {last.value:.2f} × less compute"
+        if last.value < 1:
+            saved = f"{arm} needs {1 / last.value:.2f} × more compute than {baseline} for the same loss"
+        yield join(tag("strong", saved), f" at {power_of_ten(last.at)} FLOPs{read}.")
+
+
+def comparison_sentences(rows: Sequence[Comparison], baseline: str) -> Iterator[Html]:
+    """How often each arm beats the baseline, and by how much at most certain group."""
+    for arm in dict.fromkeys(row.arm for row in rows):
+        own = [row for row in rows if row.arm == arm]
+        verdicts = [
+            f"{verdict} in {sum(row.verdict == verdict for row in own)}"
+            for verdict in dict.fromkeys(row.verdict for row in own)
+        ]
+        low, high = min(row.loss_difference for row in own), max(row.loss_difference for row in own)
+        reach = _span(low, high, 4) if low != high else decimals(4)(low)
+        yield join(
+            tag("strong", f"The best loss of {arm} against {baseline or 'the baseline'}"),
+            f": {', '.join(verdicts)} of {counted(len(own), 'group')} ({reach} nats/token).",
+        )
+
+
+def best_runs(table: Table, question: Question, loss: str) -> Table | None:
+    """The run of the lowest loss in each group, diverged ones left out; None without any.
+
+    Where there are more groups than a reader looks at, one in each setting of `question.per`.
+    """
+    if loss not in table.columns:
+        return None
+    rows: list[int] = []
+    table = table.reset_index(drop=True)
+    by = tuple(name for name in dict.fromkeys((*question.per, *question.by)) if name in table.columns)
+    parts = list(split(table, by))
+    parts = parts if len(parts) <= BEST else list(split(table, question.per))
+    for _, part in sorted(parts, key=lambda found: [(isinstance(v, str), v) for v in found[0].values()]):
+        values = numbers(part, loss)
+        gone = part["state"].tolist() if "state" in part.columns else [""] * len(part)
+        kept = [
+            (value, row)
+            for value, row, state in zip(values.tolist(), part.index.tolist(), gone, strict=True)
+            if abs(value) < float("inf") and state != "diverged"
+        ]
+        rows += [min(kept)[1]] if kept else []
+    return table.iloc[rows] if rows else None
+
+
+def _preferred(laws: Sequence[PowerLawFit]) -> list[PowerLawFit]:
+    """One law of each pair of columns and setting: the log-space one, whose weights use the optima's errors."""
+    chosen: dict[tuple[object, ...], PowerLawFit] = {}
+    for law in laws:
+        key = (law.y, law.x, *law.per.values())
+        if key not in chosen or law.space == "log":
+            chosen[key] = law
+    return list(chosen.values())
+
+
+def _word(name: str) -> str:
+    return WORDS.get(name, name)
+
+
+def _published(found: object) -> tuple[str, float] | None:
+    if not isinstance(found, tuple):
+        return None
+    title, law = found
+    return f"{title}'s", law.b
+
+
+def _who(per: Mapping[str, Key]) -> Html | None:
+    return join(tag("span", _setting(per), class_="who"), ": ") if per else None
+
+
+def _setting(group: Mapping[str, Key]) -> str:
+    """A group in words: `muonh, tokens 131K`."""
+    words = [
+        value if isinstance(value, str) else f"{name} {form_of(name)(float(value))}" for name, value in group.items()
+    ]
+    return ", ".join(words) or "all runs"
+
+
+def _named(groups: Iterable[str]) -> str:
+    known = list(groups)
+    if len(known) <= NAMED:
+        return " · ".join(known)
+    return f"{len(known)} groups ({' · '.join(known[:NAMED])} …)"
+
+
+def _span(low: float, high: float, places: int = 2) -> str:
+    return f"{decimals(places)(low)} to {decimals(places)(high)}"
+
+
+def _have(number: int) -> str:
+    return "has" if number == 1 else "have"
