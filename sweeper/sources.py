@@ -12,6 +12,7 @@ from sweeper.errors import SweeperError
 from sweeper.grid import lay_out
 from sweeper.records import SweepFolder, read_records
 from sweeper.spec import Question, RunSpec, Sweep
+from sweeper.suggestions import suggested_specs
 
 if TYPE_CHECKING:
     from sweeper.table import Import, Table
@@ -26,7 +27,10 @@ def open_sweep(name: str, overrides: Sequence[str], runs: Path) -> tuple[Sweep, 
     """A sweep with its cells and its folder; its notes say what became of cells too."""
     sweep = load_sweep(name, overrides)
     expansion = lay_out(sweep)
-    return replace(sweep, notes=sweep.notes + expansion.notes), expansion.specs, SweepFolder(runs, sweep.name)
+    folder = SweepFolder(runs, sweep.name)
+    added = suggested_specs(expansion.specs, folder)
+    notes = (f"{len(added)} of the cells were added by sweeper suggest",) if added else ()
+    return replace(sweep, notes=sweep.notes + expansion.notes + notes), expansion.specs + added, folder
 
 
 def collect_sweep(specs: tuple[RunSpec, ...], folder: SweepFolder) -> Path:

@@ -5,10 +5,12 @@ from sweeper.analysis.optima import optima_along, optima_of
 from sweeper.analysis.prediction import predict_question
 from sweeper.analysis.question import file_question, of_rate
 from sweeper.analysis.report import FitReport, fit_question, published_law
+from sweeper.analysis.suggestion import SuggestedRuns, suggest_question
 
 __all__ = [
     "CurvePoints",
     "FitReport",
+    "SuggestedRuns",
     "curve_points",
     "file_question",
     "fit_question",
@@ -17,4 +19,5 @@ __all__ = [
     "optima_of",
     "predict_question",
     "published_law",
+    "suggest_question",
 ]

@@ -16,6 +16,7 @@ from sweeper.cli.plotting import plot
 from sweeper.cli.reporting import report
 from sweeper.cli.running import collect, launch, merge, plan
 from sweeper.cli.steering import cancel, exclude, logs, retry, status, tend, watch, why
+from sweeper.cli.suggesting import suggest
 from sweeper.errors import SweeperError
 
 app = typer.Typer(
@@ -73,7 +74,7 @@ def version() -> None:
 PANELS = {
     "Run": (plan, launch, status, watch, collect),
     "See and steer": (logs, why, cancel, retry, exclude, tend, merge),
-    "Conclude": (fit, predict, plot, report),
+    "Conclude": (fit, predict, suggest, plot, report),
     "More": (doctor, version),
 }
 for _panel, _commands in PANELS.items():

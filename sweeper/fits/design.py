@@ -2,8 +2,9 @@
 
 The design of a group starts with a centre and 1.5 octaves on either side of it. While the best rate is the outermost,
 it goes 1.5 octaves further; once the optimum lies inside, it adds the one of optimum ± 0.9 octaves that narrows the
-interval most, until the interval is as narrow as asked. Simulated beside fixed grids in tests/benchmarks/fit_design.py:
-four or five runs find what five one octave apart miss, because they end up where the optimum is.
+interval most, or a rate between those that straddle it, until the interval is as narrow as asked. Simulated beside
+fixed grids in tests/benchmarks/fit_accuracy.py: four adaptive runs find what six on a grid do, because they end up
+where the optimum is.
 """
 
 import math
@@ -28,7 +29,7 @@ TAKEN = 0.3
 TOLERANCE = 0.15
 """Half width of the interval, octaves, at which a group is done: 11 % of the rate, about 0.01 % of the loss."""
 
-Why = Literal["start", "extend", "straddle", "repeat", "done", "diverged"]
+Why = Literal["start", "extend", "straddle", "fill", "done", "diverged"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,8 +38,8 @@ class Suggestion:
 
     group: dict[str, Key]
     why: Why
-    """`start`: too few rates; `extend`: the best rate is the outermost; `straddle`: about the optimum; `repeat`: the
-    rates are there, another seed would narrow it; `done`: narrow enough; `diverged`: beyond the edge runs diverge."""
+    """`start`: too few rates; `extend`: the best rate is the outermost; `straddle`: about the optimum; `fill`: between
+    rates that straddle it; `done`: narrow enough; `diverged`: beyond the edge runs diverge."""
     lrs: tuple[float, ...]
     half_width: float | None
     """Of the interval now, octaves; None without one."""
@@ -105,8 +106,9 @@ def _next(optimum: Optimum, runs: Losses, pool: Pool | None, tolerance: float, c
         steps = (optimum.lr * 2 ** (side * step) for step in STRADDLE)
         candidates += [lr for lr in steps if _free(lr, rates) and (wall is None or lr < wall)][:1]
     why: Why = "straddle"
-    if not candidates:  # the rates are all there: what is left is noise
-        why, candidates = "repeat", [float(rates[np.argmin(np.abs(np.log(rates / optimum.lr)))])]
+    if not candidates:  # what is left is noise, which any run nearby averages
+        between = np.sqrt(rates[1:] * rates[:-1])
+        why, candidates = "fill", between[np.abs(np.log2(between / optimum.lr)) <= START].tolist()
     if pool is None:
         return _suggestion(optimum, why, candidates[:1], wall, rates)
     sweep = Sweep.of(np.log(used.lr), used.loss)

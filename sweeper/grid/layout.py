@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from model.config import DataConfig, TrainConfig
 from sweeper.errors import ConfigError
@@ -213,3 +213,28 @@ def _factors(grid: Grid, base: Base, where: str) -> list[tuple[tuple[str, ...], 
         ]
         factors.append((keys, rows))
     return factors
+
+
+def at_rate(spec: RunSpec, lr: float) -> RunSpec:
+    """The run that differs from another in its base learning rate alone.
+
+    Raises:
+        ValueError: A rate that is not positive, or a peak beyond the floats.
+    """
+    train = spec.train
+    peaks = rates(
+        spec.transfer,
+        lr=lr,
+        depth=train.model.depth,
+        tokens=train.tokens,
+        batch_tokens=train.batch_tokens,
+        weight_decay=train.optimizer.weight_decay,
+    )
+    moved = replace(train, rates=peaks)
+    return replace(
+        spec,
+        run_id=run_id(lr, moved, spec.trainer),
+        axes=tuple((name, lr if name == "lr" else value) for name, value in spec.axes),
+        lr=lr,
+        train=moved,
+    )

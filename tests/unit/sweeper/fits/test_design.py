@@ -59,10 +59,11 @@ def test_a_group_that_is_narrow_enough_is_done():
     assert only(valley(grid(9, 0.5)), tolerance=0.3).why == "done"
 
 
-def test_rates_that_are_all_there_are_repeated():
-    suggestion = only(valley(grid(41, 0.1)), tolerance=0.0)
-    assert suggestion.why == "repeat"
-    assert suggestion.lrs[0] == pytest.approx(0.01, rel=0.1)
+def test_a_grid_that_straddles_the_optimum_already_is_filled():
+    suggestion = only(valley(grid(9, 0.5)), tolerance=0.0)
+    assert suggestion.why == "fill"
+    assert abs(math.log2(suggestion.lrs[0] / 0.01)) < START
+    assert suggestion.lrs[0] not in grid(9, 0.5)
 
 
 def test_following_the_suggestions_ends_below_the_tolerance():
