@@ -3,27 +3,23 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from sweeper.analysis.curves import curve_doubts, fit_curves, fit_leverages
-from sweeper.analysis.optima import optima_along, optima_of
-from sweeper.analysis.question import RATES, mixed_shapes, named_error, rate_of, separate_arms, sides_of
+from sweeper.analysis.laws import column_laws, dependences, off_published, optimum_laws
+from sweeper.analysis.optima import optima_of
+from sweeper.analysis.question import RATES, mixed_shapes, rate_of, separate_arms, sides_of
 from sweeper.errors import FitError, TableError
 from sweeper.fits.comparison import Comparison
 from sweeper.fits.dependence import Dependence
 from sweeper.fits.joint import JointFit
 from sweeper.fits.loss_curve import Leverage, LossCurveFit
-from sweeper.fits.optimum import Method, Optimum, members, settings
-from sweeper.fits.power_law import PowerLawFit, Space, fit_optimum_law, fit_power_law
+from sweeper.fits.optimum import Method, Optimum
+from sweeper.fits.power_law import PowerLawFit
 from sweeper.fits.sensitivity import Sensitivity
 from sweeper.fits.surface import SurfaceFit
-from sweeper.laws.power import REFERENCES, PowerLaw
 from sweeper.spec import Question
-from sweeper.table import LeftOut, Table, left_out, lr_column, not_numbers, numbers, require, split
-from sweeper.typed import did_you_mean
+from sweeper.table import LeftOut, Table, left_out, lr_column, not_numbers
 
 SCHEMA_VERSION = 1
-SPACES: tuple[Space, ...] = ("linear", "log")
 SHOWN = 3
 """Rows of a kind that warnings name one by one."""
 
@@ -105,18 +101,18 @@ def fit_question(
         y, x = sides_of(law)
         column = rate_of(table, y, rate)
         if column is None or runs is None:
-            made += _column_laws(table, y, x, question, rate, failed)
+            made += column_laws(table, y, x, question, rate, failed)
             continue
         if column not in optima_by_rate:
             optima_by_rate[column] = optima_of(table, question, method=method, lr=column, loss=loss)[1]
-        made += _optimum_laws(table, optima_by_rate[column], column, x, question, failed)
+        made += optimum_laws(table, optima_by_rate[column], column, x, question, failed)
     curves = [fit for curve in question.curves for fit in fit_curves(table, curve, question, optima, failed)]
     if failed and not (optima or made or curves):
         raise failed[0]
     leverage = fit_leverages(table, question, optima, curves) if question.baseline else ()
     warnings += [str(error) for error in failed]
     warnings += [warning for fit in curves for warning in curve_doubts(table, fit, question, optima)]
-    warnings += [warning for fit in made if (warning := _off_published(table, question, fit)) is not None]
+    warnings += [warning for fit in made if (warning := off_published(table, question, fit)) is not None]
     return FitReport(
         runs=len(table),
         rate=rate if optima else "",
@@ -127,68 +123,11 @@ def fit_question(
         laws=tuple(made),
         curves=tuple(curves),
         leverage=leverage,
+        dependence=dependences(table, optima, rate, question) if optima else (),
         warnings=tuple(warnings),
     )
-
-
-def published_law(table: Table, question: Question, fit: PowerLawFit) -> tuple[str, PowerLaw] | None:
-    """Name and law of the question's reference for a fitted law, if it has one: references are of the peak rate."""
-    base = fit.y == "lr" and "lr_peak" in table.columns
-    reference = REFERENCES.get(question.reference)
-    if reference is None or base or rate_of(table, fit.y, fit.y) is None or fit.x not in reference.laws:
-        return None
-    return reference.title, reference.laws[fit.x]
-
-
-def _optimum_laws(
-    table: Table, optima: tuple[Optimum, ...], rate: str, x: str, question: Question, failed: list[FitError]
-) -> list[PowerLawFit]:
-    """Both conventions for each setting of `per`; a setting that admits no law adds its error to `failed`."""
-    require(table, x)
-    made: list[PowerLawFit] = []
-    for per in settings(optima, question.per):
-        try:
-            placed = optima_along(table, members(optima, per), x)
-            made += [fit_optimum_law(placed, x=x, space=space, y_name=rate, per=per) for space in SPACES]
-        except FitError as error:
-            failed.append(named_error(per, error))
-    return made
-
-
-def _column_laws(
-    table: Table, y: str, x: str, question: Question, rate: str, failed: list[FitError]
-) -> list[PowerLawFit]:
-    """As `_optimum_laws`, of two columns as they are."""
-    if y not in table.columns and rate in table.columns:
-        raise TableError(
-            f"the table: no column {y!r}; {did_you_mean(y, map(str, table.columns))} "
-            f"(the law of the optima is written '{rate} ~ {x}')"
-        )
-    made: list[PowerLawFit] = []
-    for per, part in split(table, question.per):
-        xs, ys = numbers(part, x), numbers(part, y)
-        there = np.isfinite(xs) & np.isfinite(ys)
-        try:
-            made += [fit_power_law(xs[there], ys[there], space=space, x_name=x, y_name=y, per=per) for space in SPACES]
-        except FitError as error:
-            failed.append(named_error(per, error))
-    return made
 
 
 def _first_rate(table: Table, question: Question) -> str:
     sides = [sides_of(law)[0] for law in question.laws]
     return next((y for y in sides if y in RATES and y in table.columns), lr_column(table))
-
-
-def _off_published(table: Table, question: Question, fit: PowerLawFit) -> str | None:
-    published = published_law(table, question, fit)
-    if published is None or fit.space != "log" or fit.b_low is None or fit.b_high is None:
-        return None
-    title, law = published
-    if fit.b_low <= law.b <= fit.b_high:
-        return None
-    which = f" of {' '.join(map(str, fit.per.values()))}" if fit.per else ""
-    return (
-        f"the exponent {fit.b:.3f} ({fit.b_low:.3f} to {fit.b_high:.3f}){which} excludes {title}'s {law.b}; "
-        f"transfer along {fit.x} with this one"
-    )

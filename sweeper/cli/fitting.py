@@ -154,6 +154,6 @@ def predict(
     if as_json:
         typer.echo(json.dumps({"schema_version": SCHEMA_VERSION, "predictions": plain(predictions)}))
         return
-    from sweeper.terminal.fit import print_predictions
+    from sweeper.terminal.prediction import print_predictions
 
     print_predictions(predictions)

@@ -1,8 +1,9 @@
 """What moves the optimum: the exponent of η* along each covariate, "no dependence" among the possible answers.
 
 ln η* = α + Σ_j b_j ln x_j by least squares over the settled optima, weighted by 1/SE² where all of them have one;
-errors are scaled up to the scatter that is seen, never down, and intervals are Student's. Covariates that move together,
-such as depth and tokens at fixed tokens per parameter, cannot be told apart: each is then fitted alone, and says so.
+errors are scaled up to the scatter that is seen, never down, and intervals are Student's. Covariates that move
+together, such as depth and tokens at fixed tokens per parameter, cannot be told apart: each is then fitted alone, and
+says so.
 """
 
 import math

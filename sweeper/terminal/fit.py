@@ -1,20 +1,25 @@
-"""Fits and predictions as tables."""
+"""Fits as tables."""
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 from sweeper.analysis import FitReport
+from sweeper.fits.comparison import Comparison
+from sweeper.fits.dependence import Dependence
+from sweeper.fits.joint import JointFit
 from sweeper.fits.loss_curve import Leverage, LossCurveFit
-from sweeper.fits.losses import Key
 from sweeper.fits.optimum import Optimum
 from sweeper.fits.power_law import PowerLawFit
-from sweeper.fits.prediction import LrPrediction
+from sweeper.fits.sensitivity import Sensitivity
+from sweeper.fits.surface import SurfaceFit
 from sweeper.table import LeftOut
 from sweeper.terminal import axis_value, console, scientific, show, table
+from sweeper.terminal.numbers import interval, rate, setting, share, times
 
 NAMED = 3
 """Runs of each reason that are named when fits leave them out; `--json` names more."""
+
+UNSEEN = ("leave-one-out", "next budget")
+"""Headers of the errors at points that a fit has not seen: each left out in turn, and each from those before it."""
 
 STATUS_WORDS = {
     "ok": "ok",
@@ -32,10 +37,20 @@ def print_fit(report: FitReport, title: str, note: str = "", rows: int = 40) -> 
         _print_optima(report.optima, title, rows)
     if report.laws:
         _print_laws(report.laws)
+    if report.dependence:
+        _print_dependence(report.dependence)
     if report.curves:
         _print_curves(report.curves)
     if report.leverage:
         _print_leverage(report.leverage)
+    if report.comparisons:
+        _print_comparisons(report.comparisons)
+    if report.surfaces:
+        _print_surfaces(report.surfaces)
+    if report.joint:
+        _print_joint(report.joint)
+    if report.sensitivity:
+        _print_sensitivity(report.sensitivity, rows)
     if report.excluded:
         left_out = ", ".join(f"{number} {reason}" for reason, number in report.excluded.items())
         console.print(f"left out of the fits: {left_out}, of {report.runs} runs", soft_wrap=True)
@@ -62,8 +77,8 @@ def _print_optima(optima: Sequence[Optimum], title: str, rows: int) -> None:
     for optimum in optima[:rows]:
         made.add_row(
             *(axis_value(optimum.group[name]) for name in names),
-            _rate(optimum.lr),
-            _interval(optimum.lr_low, optimum.lr_high),
+            rate(optimum.lr),
+            interval(optimum.lr_low, optimum.lr_high),
             "–" if optimum.loss is None else f"{optimum.loss:.4f}",
             STATUS_WORDS[optimum.status],
             str(optimum.points) + (f" (−{optimum.excluded})" if optimum.excluded else ""),
@@ -75,17 +90,43 @@ def _print_optima(optima: Sequence[Optimum], title: str, rows: int) -> None:
 
 
 def _print_laws(laws: Sequence[PowerLawFit]) -> None:
-    made = table("Power laws  y = a · x^b")
-    for name in ("law", "space", "a", "b", "90 % interval of b", "leave-one-out"):
+    offset = any(law.c > 0 for law in laws)
+    made = table("Power laws  y = a · x^b" + (" + c" if offset else ""))
+    names = ["law", "space", "a", "b", "90 % interval of b", "bootstrap", *(["c"] if offset else []), *UNSEEN]
+    for name in names:
         made.add_column(name, justify="left" if name in ("law", "space") else "right")
     for law in laws:
         made.add_row(
-            f"{law.y} ~ {law.x}{_setting(law.per)}",
+            f"{law.y} ~ {law.x}{setting(law.per)}",
             law.space,
             scientific(law.a),
             f"{law.b:.4f}",
-            _interval(law.b_low, law.b_high, "{:.3f}"),
-            _share(law.loo_error),
+            interval(law.b_low, law.b_high, "{:.3f}"),
+            interval(law.b_boot_low, law.b_boot_high, "{:.3f}"),
+            *([f"{law.c:.4g}" if law.c > 0 else "–"] if offset else []),
+            share(law.loo_error),
+            share(law.rolling_error),
+        )
+    show(made)
+    console.print()
+
+
+def _print_dependence(rows: Sequence[Dependence]) -> None:
+    made = table("What moves the optimum")
+    published = any(row.published is not None for row in rows)
+    names = ["along", "exponent", "90 % interval", "verdict", *(["published"] if published else []), "beside"]
+    for name in names:
+        made.add_column(name, justify="right" if name in ("exponent", "90 % interval") else "left")
+    for row in rows:
+        inside = {True: "inside", False: "outside", None: "not compared"}[row.agrees]
+        beside = f"tied to {', '.join(row.tied)}" if row.tied else ", ".join(row.beside) or "–"
+        made.add_row(
+            f"{row.x}{setting(row.per)}",
+            f"{row.b:.3f}",
+            interval(row.b_low, row.b_high, "{:.3f}"),
+            row.verdict,
+            *([f"{row.published:.3g} ({inside})" if row.published is not None else "–"] if published else []),
+            beside,
         )
     show(made)
     console.print()
@@ -93,19 +134,108 @@ def _print_laws(laws: Sequence[PowerLawFit]) -> None:
 
 def _print_curves(curves: Sequence[LossCurveFit]) -> None:
     made = table("Loss curves  y = A · x^−b + E")
-    for name in ("curve", "A", "b", "90 % interval of b", "E", "leave-one-out", "points"):
+    for name in ("curve", "A", "b", "90 % interval of b", "E", "90 % interval of E", *UNSEEN, "points"):
         made.add_column(name, justify="left" if name == "curve" else "right")
     for curve in curves:
         made.add_row(
-            f"{curve.y} ~ {curve.x}{_setting(curve.per)}",
+            f"{curve.y} ~ {curve.x}{setting(curve.per)}",
             f"{curve.A:.4g}",
             f"{curve.b:.4f}",
-            _interval(curve.b_low, curve.b_high, "{:.3f}"),
+            interval(curve.b_low, curve.b_high, "{:.3f}"),
             f"{curve.E:.4f}",
-            _share(curve.loo_error),
+            interval(curve.E_low, curve.E_high, "{:.3f}"),
+            share(curve.loo_error),
+            share(curve.rolling_error),
             str(curve.points),
         )
     show(made)
+    console.print()
+
+
+def _print_comparisons(rows: Sequence[Comparison]) -> None:
+    made = table("Against the baseline, each at its own best rate")
+    names = list(rows[0].group)
+    for name in ["arm", *names, "loss", "90 % interval", "rate, octaves", "90 % interval", "verdict"]:
+        made.add_column(name, justify="left" if name in ("arm", "verdict") else "right")
+    for row in rows:
+        made.add_row(
+            row.arm,
+            *(axis_value(row.group[name]) for name in names),
+            f"{row.loss_difference:+.4f}",
+            interval(row.loss_low, row.loss_high, "{:+.4f}"),
+            f"{row.lr_shift:+.2f}",
+            interval(row.lr_shift_low, row.lr_shift_high, "{:+.2f}"),
+            row.verdict,
+        )
+    show(made)
+    console.print()
+
+
+def _print_surfaces(surfaces: Sequence[SurfaceFit]) -> None:
+    made = table("Loss surfaces  L = E + A · N^−alpha + B · D^−beta")
+    for name in ("surface", "E", "A", "alpha", "B", "beta", "intervals of E, alpha, beta", "leave-one-out", "points"):
+        made.add_column(name, justify="left" if name == "surface" else "right")
+    for fit in surfaces:
+        made.add_row(
+            f"{fit.y} ~ {fit.N} + {fit.D}{setting(fit.per)}",
+            f"{fit.E:.4f}",
+            f"{fit.A:.4g}",
+            f"{fit.alpha:.4f}",
+            f"{fit.B:.4g}",
+            f"{fit.beta:.4f}",
+            ", ".join(
+                interval(low, high, "{:.3f}")
+                for low, high in (
+                    (fit.E_low, fit.E_high),
+                    (fit.alpha_low, fit.alpha_high),
+                    (fit.beta_low, fit.beta_high),
+                )
+            ),
+            share(fit.loo_error),
+            str(fit.points),
+        )
+    show(made)
+    console.print()
+
+
+def _print_joint(joint: Sequence[JointFit]) -> None:
+    made = table("Joint fits  L = E + A · T^−beta · (1 + κ · g(ln η − ln a·T^b))")
+    for name in ("fit", "E", "beta", "a", "b", "90 % interval of b", "κ", "skew", "rmse", "points"):
+        made.add_column(name, justify="left" if name == "fit" else "right")
+    for fit in joint:
+        made.add_row(
+            f"{fit.y} ~ {fit.x}, {fit.rate}{setting(fit.per)}",
+            f"{fit.E:.4f}",
+            f"{fit.beta:.4f}",
+            scientific(fit.a),
+            f"{fit.b:.4f}",
+            interval(fit.b_low, fit.b_high, "{:.3f}"),
+            f"{fit.kappa:.3g}",
+            f"{fit.skew:.2f}",
+            f"{fit.rmse:.2g}",
+            str(fit.points),
+        )
+    show(made)
+    console.print()
+
+
+def _print_sensitivity(rows: Sequence[Sensitivity], most: int) -> None:
+    made = table("With fewer learning rates")
+    names = list(rows[0].group)
+    for name in [*names, "rates", "of", "rate off by", "loss off by", "subsets with an optimum"]:
+        made.add_column(name, justify="right")
+    for row in rows[:most]:
+        made.add_row(
+            *(axis_value(row.group[name]) for name in names),
+            str(row.rates),
+            str(row.of),
+            share(row.lr_error),
+            "–" if row.loss_error is None else f"{row.loss_error:.3%}",
+            f"{row.settled} of {row.subsets}",
+        )
+    show(made)
+    if len(rows) > most:
+        console.print(f"… and {len(rows) - most} more rows (--json holds all)", style="dim")
     console.print()
 
 
@@ -115,72 +245,6 @@ def _print_leverage(leverage: Sequence[Leverage]) -> None:
         made.add_column(name, justify="left" if name == "arm" else "right")
     for row in leverage:
         star = "*" if row.extrapolated else ""
-        made.add_row(row.arm, scientific(row.at), _times(row.value, star), _times(row.value_baseline_fit, star))
+        made.add_row(row.arm, scientific(row.at), times(row.value, star), times(row.value_baseline_fit, star))
     show(made)
     console.print()
-
-
-def print_predictions(predictions: Iterable[LrPrediction]) -> None:
-    """Each prediction with what should temper trust in it."""
-    for prediction in predictions:
-        target = ", ".join(f"{name} {axis_value(value)}" for name, value in prediction.target.items())
-        console.print(
-            f"[bold]lr_peak = {prediction.lr:.4g}[/] at {target}{_setting(prediction.per)}, "
-            f"90 % interval {_interval(prediction.lr_low, prediction.lr_high)} (±{prediction.half_width:.2f} octaves)",
-            soft_wrap=True,
-        )
-        if prediction.regret is not None and prediction.lr_least_regret is not None:
-            console.print(
-                f"  expected loss above the optimum: {prediction.regret:.2g} nats per token; "
-                f"least at {prediction.lr_least_regret:.4g}",
-                soft_wrap=True,
-            )
-        forms = ", ".join(f"{name} {value:.4g}" for name, value in prediction.forms.items())
-        console.print(f"  forms: {forms} (spread {prediction.spread:.1%})", soft_wrap=True)
-        factors = ", ".join(f"{axis} × {factor:.4g}" for axis, factor in prediction.factors.items())
-        if factors or prediction.lr_base is not None:  # without a sweep the rule is only ours
-            console.print(f"  transfer {prediction.rule}: {factors or 'no factor needed'}", soft_wrap=True)
-        console.print(f"  extrapolation: {prediction.extrapolation:.3g} × beyond the data", soft_wrap=True)
-        base = prediction.lr_base
-        if base is not None and not math.isclose(base, prediction.lr):
-            console.print(f"  as the base rate of this sweep's transfer rule: lr = {base:.4g}", soft_wrap=True)
-        for warning in prediction.warnings:
-            console.print(f"  warning: {warning}", style="yellow", soft_wrap=True)
-        for place, runs in enumerate(prediction.next_runs):
-            start = ", ".join(f"{lr:.4g}" for lr in runs.lrs)
-            cost = "" if runs.flops is None else f", {scientific(runs.flops)} FLOPs"
-            console.print(
-                f"  {'to narrow it: ' if place == 0 else '          or: '}4 runs at {runs.x} {axis_value(runs.value)} "
-                f"(start with {start}) → ±{runs.half_width:.2f} octaves{cost}",
-                soft_wrap=True,
-            )
-
-
-def print_figures(paths: Iterable[Path]) -> None:
-    """Where the figures are."""
-    for path in paths:
-        console.print(f"figure: {path}", soft_wrap=True)
-
-
-def _rate(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4g}"
-
-
-def _interval(low: float | None, high: float | None, form: str = "{:.4g}") -> str:
-    if low is None and high is None:
-        return "–"
-    return f"{'…' if low is None else form.format(low)} – {'…' if high is None else form.format(high)}"
-
-
-def _share(value: float | None) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.2%}" if value <= 1 else "> 100 %"
-
-
-def _times(value: float | None, star: str) -> str:
-    return "–" if value is None else f"{value:.3f} ×{star}"
-
-
-def _setting(per: Mapping[str, Key]) -> str:
-    return f" ({', '.join(f'{name} {axis_value(value)}' for name, value in per.items())})" if per else ""
