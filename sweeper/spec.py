@@ -244,6 +244,8 @@ class Question:
     """Losses over size and data: `loss ~ params + tokens`."""
     joint: tuple[str, ...] = ()
     """Columns of data T along which loss and learning rate are fitted at once: `tokens`."""
+    irreducible: bool = False
+    """Whether laws may have a part that x does not move: `y = a·x^b + c`, shown where leave-one-out prefers it."""
     sensitivity: bool = False
     """Whether the optima of fewer learning rates are compared with those of all (HyperP E11)."""
     baseline: str = ""
