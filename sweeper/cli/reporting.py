@@ -18,6 +18,7 @@ from sweeper.cli.arguments import (
     Map,
     MethodName,
     Overrides,
+    Pattern,
     Per,
     RunsFolder,
     Source,
@@ -27,6 +28,10 @@ from sweeper.cli.arguments import (
     same_cells,
 )
 from sweeper.errors import FitError
+
+Options = dict[str, str | list[str] | None]
+USUAL = ("loss", "linex")
+"""Values of --loss and --method that need not be typed."""
 
 
 def report(
@@ -39,6 +44,7 @@ def report(
     lr: Lr = "",
     loss: Loss = "loss",
     map_: Map = None,
+    pattern: Pattern = None,
     by: By = "",
     per: Per = "",
     law: Laws = None,
@@ -53,53 +59,66 @@ def report(
     """
     from sweeper.analysis import fit_question
     from sweeper.figures import plot_question
-    from sweeper.report import Material, read_origin, tool_versions, write_report
+    from sweeper.report import Material, figures_for, read_origin, tool_versions, write_report
     from sweeper.sources import open_source, open_sweep
 
-    asked = asked_of(lr=lr, map_=map_, by=by, per=per, where=where, law=law, curve=curve, baseline=baseline)
+    asked = asked_of(
+        lr=lr,
+        loss=loss,
+        map_=map_,
+        pattern=pattern,
+        by=by,
+        per=per,
+        where=where,
+        law=law,
+        curve=curve,
+        baseline=baseline,
+    )
     found = open_source(source, overrides or [], runs, asked)
-    fitted = fit_question(
-        found.table, found.question, method=method_of(method), lr=lr, loss=loss, title=Path(found.title).name
+    title = Path(found.title).name
+    answer = fit_question(
+        found.table, found.question, method=method_of(method), lr=lr, loss=loss, title=title, told=found.warnings
     )
-    figures = {}
+    question = replace(found.question, figures=figures_for(answer, found.question))
     try:
-        figures = plot_question(found.table, found.question, fitted, loss=loss)
+        figures = plot_question(found.table, question, answer, loss=loss)
     except FitError as error:  # the tables need no figure
-        fitted = replace(fitted, warnings=(*fitted.warnings, str(error)))
-    origin = None
-    if found.folder is not None:
-        sweep, specs, folder = open_sweep(source, overrides or [], runs)
-        origin = read_origin(sweep, specs, folder)
-    columns = _options(
-        {"--lr": lr, "--map": map_, "--by": by, "--per": per, "--law": law, "--curve": curve, "--where": where}
-        | {"--loss": "" if loss == "loss" else loss, "--method": "" if method == "linex" else method}
-    )
-    arms = _options({"--baseline": baseline})
+        figures, answer = {}, replace(answer, warnings=(*answer.warnings, str(error)))
     same = same_cells(source, overrides, runs) if found.folder else shlex.quote(source)
-    again = [f"sweeper fit {same}{columns}{arms}", f"sweeper plot {same}{columns}"]
-    again += [f"sweeper report {same}{columns}{arms}" + (f" --out {shlex.quote(str(out))}" if out else "")]
-    if found.folder is not None:
-        again = [f"sweeper plan {same}", f"sweeper launch {same}", *again]
-    default = found.folder.path if found.folder else Path("figures") / Path(source).stem
-    path = write_report(
-        Material(
-            title=found.title,
-            table=found.table,
-            question=found.question,
-            report=fitted,
-            figures=figures,
-            created=datetime.now().astimezone(),
-            loss=loss,
-            origin=origin,
-            commands=again,
-            tools=tool_versions(),
-        ),
-        out or default / "report.html",
+    columns: Options = {"--lr": lr, "--map": map_, "--pattern": pattern, "--by": by, "--per": per, "--law": law}
+    columns |= {"--curve": curve, "--where": where}
+    columns |= {name: value for name, value in (("--loss", loss), ("--method", method)) if value not in USUAL}
+    own: Options = {"--baseline": baseline, "--out": str(out or "")}
+    page = Material(
+        title=found.title,
+        table=found.table,
+        question=question,
+        report=answer,
+        figures=figures,
+        created=datetime.now().astimezone(),
+        loss=loss,
+        origin=read_origin(*open_sweep(source, overrides or [], runs)) if found.specs else None,
+        notes=found.notes,
+        commands=_commands(same, columns, own, launched=bool(found.specs)),
+        tools=tool_versions(),
     )
-    typer.echo(f"report: {path}")
+    default = found.folder.path if found.folder else Path("figures") / Path(source).stem
+    typer.echo(f"report: {write_report(page, out or default / 'report.html')}")
 
 
-def _options(given: dict[str, str | list[str] | None]) -> str:
+def _commands(same: str, columns: Options, own: Options, *, launched: bool) -> tuple[str, ...]:
+    """The lines of a shell that make a report again from nothing; `own` options are those that `plot` has not."""
+    trained = (f"sweeper plan {same}", f"sweeper launch {same}") if launched else ()
+    fit = {name: value for name, value in own.items() if name != "--out"}
+    return (
+        *trained,
+        f"sweeper fit {same}{_words(columns | fit)}",
+        f"sweeper plot {same}{_words(columns)}",
+        f"sweeper report {same}{_words(columns | own)}",
+    )
+
+
+def _words(given: Options) -> str:
     """Options as they were typed, each with a space before it; those that were not are left out."""
     words = [
         word

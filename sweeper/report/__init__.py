@@ -3,10 +3,18 @@
 from pathlib import Path
 
 from sweeper.files import replacing
-from sweeper.report.origin import Origin, Tally, read_origin, tool_versions
-from sweeper.report.page import Material, render_report
+from sweeper.report.origin import Origin, read_origin, tool_versions
+from sweeper.report.page import Material, figures_for, render_report
 
-__all__ = ["Material", "Origin", "Tally", "read_origin", "render_report", "tool_versions", "write_report"]
+__all__ = [
+    "Material",
+    "Origin",
+    "figures_for",
+    "read_origin",
+    "render_report",
+    "tool_versions",
+    "write_report",
+]
 
 
 def write_report(material: Material, path: Path) -> Path:

@@ -17,6 +17,7 @@ from sweeper.figures import FIGURES
 from sweeper.fits.prediction import LrPrediction
 from sweeper.report.cells import Column, cell_of, form_of
 from sweeper.report.html import Html, join, tag
+from sweeper.report.night import has_scale, night_rules
 from sweeper.report.origin import Origin
 from sweeper.report.summary import best_runs, findings, next_steps
 from sweeper.report.svg import Drawing, inline_svg
@@ -54,6 +55,8 @@ class Material:
     predictions: Sequence[LrPrediction] = ()
     origin: Origin | None = None
     """None for a file."""
+    notes: Sequence[str] = ()
+    """What was recognised in the source of the results, one sentence each."""
     commands: Sequence[str] = ()
     """Lines of a shell that make all this again."""
     tools: Mapping[str, str] = field(default_factory=dict)
@@ -76,10 +79,16 @@ def render_report(material: Material) -> str:
     style and its script by their hashes and forbids everything else.
     """
     style, script = _own_file("page.css"), _own_file("page.js")
-    sections = tuple(_sections(material))
+    figures = {
+        name: inline_svg(drawing, f"figure-{_anchor(name)}", f"{_shows(name)}. {_numbers_of(name, material.report)}")
+        for name, drawing in material.figures.items()
+    }
+    style += night_rules(figures.values())
+    sections = tuple(_sections(material, figures))
     title = _title(material)
     policy = (
-        f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
     )
     head = tag(
         "head",
@@ -153,7 +162,7 @@ def _main(material: Material, sections: Iterable[Section]) -> Html:
 
 
 def _warnings(material: Material) -> Html | None:
-    told = [*(material.origin.notes if material.origin else ()), *material.report.warnings]
+    told = material.report.warnings
     if not told:
         return None
     heading = tag("h2", counted(len(told), "warning").capitalize(), id="warnings-title")
@@ -192,11 +201,11 @@ def _facts(material: Material) -> Html:
 # ── sections ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _sections(material: Material) -> Iterator[Section]:
+def _sections(material: Material, figures: Mapping[str, Html]) -> Iterator[Section]:
     """The sections that have something to say, in their order."""
     parts: tuple[tuple[str, str, Html | None], ...] = (
         ("summary", "Summary", _summary(material)),
-        ("figures", "Figures", _figures(material)),
+        ("figures", "Figures", _figures(figures, material.report)),
         ("optima", "Optima", _optima(material.report)),
         ("laws", "Laws", _laws(material.report)),
         ("dependence", "What moves the optimum", _dependence(material.report)),
@@ -267,19 +276,51 @@ def _best(best: Table, material: Material) -> Html:
     return render_grid(make_grid(rows, keep=columns), "best-table", "Runs of the lowest loss")
 
 
-def _figures(material: Material) -> Html | None:
-    return join(_figure(name, drawing, material.report) for name, drawing in material.figures.items()) or None
+def _figures(figures: Mapping[str, Html], report: FitReport) -> Html | None:
+    return join(_figure(name, svg, report) for name, svg in figures.items()) or None
 
 
-def _figure(name: str, drawing: Drawing, report: FitReport) -> Html:
+def _figure(name: str, svg: Html, report: FitReport) -> Html:
+    numbers = tag("a", "Its numbers", href=f"#{_data_of(name, report)}")
+    frame = tag("div", svg, class_="scroll scale" if has_scale(svg) else "scroll")
+    return tag("figure", frame, tag("figcaption", f"{_shows(name)}. ", numbers, "."), id=f"figure-{_anchor(name)}")
+
+
+def figures_for(report: FitReport, question: Question) -> tuple[str, ...]:
+    """The figures of a page: those that the question names, and those of all else that the report holds."""
+    held = (name for name, field_ in DATA_OF.items() if getattr(report, field_, ()))
+    return tuple(name for name in dict.fromkeys((*question.figures, *held)) if name in FIGURES)
+
+
+DATA_OF: Mapping[str, str] = {
+    "lr": "optima",
+    "law": "laws",
+    "flops": "curves",
+    "arms": "comparisons",
+    "surface": "surfaces",
+    "joint": "joint",
+    "sensitivity": "sensitivity",
+}
+"""The field of a `FitReport` that a figure shows; the others show the runs themselves."""
+
+
+def _data_of(name: str, report: FitReport) -> str:
+    """The section that holds the numbers of a figure."""
+    data = DATA_OF.get(name, "runs")
+    return data if getattr(report, data, ()) else "runs"
+
+
+def _numbers_of(name: str, report: FitReport) -> str:
+    return f"The section {_data_of(name, report)} holds its numbers."
+
+
+def _shows(name: str) -> str:
     shows = FIGURES.get(name, name.replace("_", " "))
-    shows = shows[:1].upper() + shows[1:]
-    data = {"lr": "optima", "law": "laws", "flops": "curves"}.get(name, name)
-    data = data if getattr(report, data, ()) else "runs"
-    anchor = "".join(sign if sign.isalnum() else "-" for sign in name)
-    drawn = inline_svg(drawing, f"figure-{anchor}", f"{shows}. Its numbers are in the table of {data} on this page.")
-    caption = tag("figcaption", f"{shows}. ", tag("a", "Its numbers", href=f"#{data}"), ".")
-    return tag("figure", tag("div", drawn, class_="scroll"), caption, id=f"figure-{anchor}")
+    return shows[:1].upper() + shows[1:]
+
+
+def _anchor(name: str) -> str:
+    return "".join(sign if sign.isalnum() else "-" for sign in name)
 
 
 def _optima(report: FitReport) -> Html | None:
@@ -290,9 +331,9 @@ def _optima(report: FitReport) -> Html | None:
 
 def _laws(report: FitReport) -> Html | None:
     lead = join(
-        "y = a · x", tag("sup", "b"), " in both conventions: ", tag("em", "log"),
+        "y = a · x", tag("sup", "b"), " + c in both conventions: ", tag("em", "log"),
         ", least squares of ln y weighted by the errors of the optima; ", tag("em", "linear"),
-        ", least squares of y itself, which the papers use.",
+        ", least squares of y itself, which the papers use. c is 0 unless it was asked for.",
     )  # fmt: skip
     skip = ("b_se", "x_centre", "log_y_se", "scatter")
     return _table(report.laws, "laws", "Power laws", skip=skip, lead=lead)
@@ -347,9 +388,7 @@ def _sensitivity(report: FitReport) -> Html | None:
     return _table(report.sensitivity, "sensitivity", "Sensitivity", lead=lead)
 
 
-SHOWN = frozenset(
-    ("optima", "laws", "dependence", "curves", "leverage", "comparisons", "surfaces", "joint", "sensitivity")
-)
+SHOWN = frozenset({*DATA_OF.values(), "dependence", "leverage", "left_out"})
 """Fields of a `FitReport` that have a section of their own."""
 
 
@@ -414,8 +453,10 @@ def _provenance(material: Material) -> Html:
     origin = material.origin
     tools = ", ".join(f"{name} {version}" for name, version in material.tools.items())
     made = tag("p", f"This page was made with {tools}.", class_="lead") if tools else None
+    notes = [*material.notes, *(origin.notes if origin else ())]
+    noted = _items(notes) if notes else None
     if origin is None:
-        return join(tag("p", "The results come from the file ", tag("code", material.title), "."), made)
+        return join(tag("p", "The results come from ", tag("code", material.title), "."), noted, made)
     began = ""
     if origin.first is not None and origin.last is not None:
         first, last = (f"{moment:%Y-%m-%d %H:%M}" for moment in (origin.first, origin.last))
@@ -431,6 +472,7 @@ def _provenance(material: Material) -> Html:
     grid = make_grid(rows, keep=("fact", "value", "runs"))
     return join(
         tag("p", "The records are in ", tag("code", str(origin.folder)), ".", began, unknown),
+        noted,
         render_grid(grid, "provenance-table", "Provenance") if rows else None,
         made,
         tag("details", tag("summary", "The resolved configuration"), tag("pre", tag("code", origin.resolved.rstrip()))),
@@ -438,8 +480,13 @@ def _provenance(material: Material) -> Html:
 
 
 def _reproduce(material: Material) -> Html | None:
+    """The commands, and what they were given by."""
     if not material.commands:
         return None
+    lead = None
+    if material.origin is not None:
+        code = tag("code", str(material.origin.folder / "code"))
+        lead = _lead("Runs that have a result are not trained again. The code that trained them is kept in ", code, ".")
     copy = tag("button", "Copy", type="button", class_="copy", data_copies="commands", hidden=True)
     block = tag("pre", tag("code", "\n".join(material.commands), id="commands"))
-    return tag("div", block, copy, class_="commands")
+    return join(lead, tag("div", block, copy, class_="commands"))

@@ -71,7 +71,8 @@ def optima_sentence(optima: Sequence[Optimum]) -> Html:
 def law_sentence(law: PowerLawFit, published: object, rates: set[str]) -> Html:
     """η* falls with tokens as T^−0.31 (90 % interval …); a published exponent lies inside or outside."""
     y = "η*" if law.y in rates else _word(law.y)
-    return _dependence(y, law.x, law.per, law.b, law.b_low, law.b_high, _published(published), law.points)
+    floor = f" + {significant(law.c)}" if law.c else ""
+    return _dependence(y, law.x, law.per, law.b, law.b_low, law.b_high, _published(published), law.points, floor)
 
 
 def dependence_sentence(found: Dependence) -> Html:

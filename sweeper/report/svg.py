@@ -9,8 +9,8 @@ from sweeper.report.html import Html
 
 SVG = "http://www.w3.org/2000/svg"
 XLINK = "http://www.w3.org/1999/xlink"
-POINT = 4 / 3
-"""CSS pixels in a point."""
+POINT = 4 / 3 * 1.5
+"""CSS pixels in a point of a figure, whose type is set for paper: larger on a page, that of the text around it."""
 
 ET.register_namespace("", SVG)
 

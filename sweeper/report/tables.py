@@ -100,10 +100,12 @@ LABELS: Mapping[str, str] = {
     "LrPrediction.lr_base": "base rate",
     "LrPrediction.x": "law along",
     "Dependence.b": "exponent b",
-    "y": "y",
-    "x": "x",
-    "N": "N",
-    "D": "D",
+    "Dependence.beside": "held constant",
+    "LeftOut.run": "run",
+    "b_boot": "b, bootstrap",
+    "size_exponent": "the size exponent",
+    "rolling_error": "rolling-origin error",
+    "robust": "robust twin",
     "alpha": "α",
     "beta": "β",
     "kappa": "κ",
@@ -114,7 +116,6 @@ LABELS: Mapping[str, str] = {
     "b_se": "standard error of b",
     "x_centre": "centre of x",
     "log_y_se": "standard error of ln y",
-    "at": "at",
     "condition": "condition number",
 }
 """Heads of the columns, by field or by class and field; other fields are called by their names."""
@@ -132,12 +133,15 @@ FORMS: Mapping[str, Form] = {
     "LrPrediction.extrapolation": lambda value: f"{significant(value, 3)} ×",
     "at": power_of_ten,
     "b": decimals(4),
+    "b_boot": decimals(4),
+    "size_exponent": decimals(4),
     "alpha": decimals(4),
     "beta": decimals(4),
     "E": decimals(4),
     "skew": decimals(2),
     "spread": share,
     "loo_error": share,
+    "rolling_error": share,
     "lr_error": share,
     "loss_error": share,
     "published": decimals(3),
@@ -152,6 +156,8 @@ UNITS: Mapping[str, str] = {
     "Leverage.at": "FLOPs",
     "rmse": "nats/token",
 }
+KEYS = ("group", "per", "target")
+"""Mappings whose keys are columns of results."""
 AXIS_OF: Mapping[str, str] = {"x": "x", "x_centre": "x", "N_range": "N", "D_range": "D"}
 """Fields that hold values of a column, by the field that names it."""
 SPANS: Mapping[str, str] = {"x": "range of x", "N_range": "range of N", "D_range": "range of D"}
@@ -163,8 +169,8 @@ BASE_OF: Mapping[str, str] = {"loss": "loss_difference"}
 def rows_of(items: Iterable[Any], *, skip: Iterable[str] = ()) -> list[Row]:
     """Dataclasses of fits, whichever fields they have, row by row.
 
-    A mapping (`group`, `per`) becomes a column per key, a pair `b_low`, `b_high` the interval behind `b`; `warnings`
-    are left to the reader of the page's own.
+    A mapping of columns (`group`, `per`) becomes a column per key, a pair `b_low`, `b_high` the interval behind `b`;
+    `warnings` have a place of their own.
     """
     return [dict(_cells(item, {*skip, "warnings"})) for item in items]
 
@@ -187,7 +193,7 @@ def _cells(item: Any, skip: set[str]) -> Iterable[tuple[Column, Cell]]:
 
 def _field_cells(kind: str, name: str, item: Any) -> Iterable[tuple[Column, Cell]]:
     value = getattr(item, name)
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping) and name in KEYS:
         for key, inner in value.items():
             yield results_column(str(key)), cell_of(inner, form_of(str(key)))
         return
@@ -197,6 +203,13 @@ def _field_cells(kind: str, name: str, item: Any) -> Iterable[tuple[Column, Cell
         yield column, cell_of(STATUS_WORDS.get(value, value))
     elif isinstance(value, tuple | list) and len(value) == 2 and all(isinstance(end, int | float) for end in value):
         yield Column(name=SPANS.get(name, column.name)), interval_cell(value[0], value[1], form)
+    elif isinstance(value, Mapping):
+        yield column, cell_of(", ".join(f"{key} {cell_of(inner, form).text}" for key, inner in value.items()))
+    elif dataclasses.is_dataclass(value):
+        parts = (f"{part.name} {cell_of(getattr(value, part.name), form).text}" for part in dataclasses.fields(value))
+        yield column, cell_of(", ".join(parts))
+    elif isinstance(value, tuple | list) and any(dataclasses.is_dataclass(part) for part in value):
+        return  # results of their own
     elif isinstance(value, tuple | list):
         yield column, cell_of(", ".join(map(str, value)))
     elif isinstance(value, int) and not isinstance(value, bool):
