@@ -11,7 +11,7 @@ from sweeper.config.locate import find_sweep
 from sweeper.errors import SweeperError
 from sweeper.grid import lay_out
 from sweeper.records import SweepFolder, read_records
-from sweeper.spec import Question, RunSpec, Sweep
+from sweeper.spec import Question, Reference, RunSpec, Sweep
 from sweeper.suggestions import suggested_specs
 
 if TYPE_CHECKING:
@@ -69,7 +69,12 @@ class Asked:
     per: tuple[str, ...] = ()
     laws: tuple[str, ...] = ()
     curves: tuple[str, ...] = ()
+    surfaces: tuple[str, ...] = ()
+    joint: tuple[str, ...] = ()
+    irreducible: bool = False
+    sensitivity: bool = False
     baseline: str = ""
+    reference: Reference = ""
     where: str = ""
 
 
@@ -226,27 +231,42 @@ def _question_of(rows: "Table", asked: Asked) -> Question:
     """The question to rows that no sweep file asks."""
     from sweeper import analysis
 
-    return analysis.file_question(
+    question = analysis.file_question(
         rows,
         by=asked.by,
         per=asked.per,
         laws=asked.laws,
         curves=asked.curves,
+        surfaces=asked.surfaces,
         baseline=asked.baseline,
         lr=asked.lr,
     )
+    return replace(question, **_beside(asked))  # type: ignore[arg-type]
 
 
 def _asked_of(question: Question, asked: Asked) -> Question:
     """A sweep's question with what was typed in its place."""
-    typed = {
+    typed: dict[str, object] = {
         "by": asked.by,
         "per": asked.per,
         "laws": asked.laws,
         "curves": asked.curves,
+        "surfaces": asked.surfaces,
         "baseline": asked.baseline,
     }
-    return replace(question, **{name: value for name, value in typed.items() if value})  # type: ignore[arg-type]
+    typed = {name: value for name, value in typed.items() if value} | _beside(asked)
+    return replace(question, **typed)  # type: ignore[arg-type]
+
+
+def _beside(asked: Asked) -> dict[str, object]:
+    """What was typed of the parts of a question that follow from no column."""
+    typed = {
+        "joint": asked.joint,
+        "irreducible": asked.irreducible,
+        "sensitivity": asked.sensitivity,
+        "reference": asked.reference,
+    }
+    return {name: value for name, value in typed.items() if value}
 
 
 def _mapping(options: tuple[str, ...]) -> dict[str, str]:

@@ -15,7 +15,9 @@ def optima_of(
 ) -> tuple[Losses | None, tuple[Optimum, ...]]:
     """The runs as fits see them and the optimum of each group; nothing for a table of finished optima or of curves."""
     rate = lr or lr_column(table)
-    wanted = any(is_rate(sides_of(law)[0], rate) for law in question.laws) or not (question.laws or question.curves)
+    wanted = any(is_rate(sides_of(law)[0], rate) for law in question.laws) or not (
+        question.laws or question.curves or question.surfaces
+    )
     if not wanted and (rate not in table.columns or loss not in table.columns):
         return None, ()
     if rate not in table.columns and question.laws and all(sides_of(law)[0] in table.columns for law in question.laws):

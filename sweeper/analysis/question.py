@@ -21,22 +21,23 @@ def file_question(
     per: tuple[str, ...] = (),
     laws: tuple[str, ...] = (),
     curves: tuple[str, ...] = (),
+    surfaces: tuple[str, ...] = (),
     baseline: str = "",
     lr: str = "",
 ) -> Question:
     """The question to a table that has no sweep file: what was typed, and what follows from its columns.
 
-    Without `by`, groups are formed by `tokens` where there is such a column. With neither a law nor a curve asked for,
-    the law of the rate along the only numeric column of `by` is.
+    Without `by`, groups are formed by `tokens` where there is such a column. With neither a law, a curve nor a surface
+    asked for, the law of the rate along the only numeric column of `by` is.
     """
     rate = lr or lr_column(table)
-    if rate not in table.columns and not (laws or curves):
+    if rate not in table.columns and not (laws or curves or surfaces):
         require(table, rate)
     chosen = by or (("tokens",) if rate in table.columns and "tokens" in table.columns else ())
     numeric = [name for name in chosen if name in table.columns and is_numeric(table, name)]
-    if not laws and not curves and len(numeric) == 1 and len(distinct(table, numeric[0])) > 1:
+    if not (laws or curves or surfaces) and len(numeric) == 1 and len(distinct(table, numeric[0])) > 1:
         laws = (f"{rate} ~ {numeric[0]}",)
-    return Question(by=chosen, per=per, laws=laws, curves=curves, baseline=baseline)
+    return Question(by=chosen, per=per, laws=laws, curves=curves, surfaces=surfaces, baseline=baseline)
 
 
 def of_rate(question: Question, lr: str) -> Question:

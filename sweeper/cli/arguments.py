@@ -46,7 +46,23 @@ By = Annotated[str, typer.Option("--by", help="Columns, by commas, whose every c
 Per = Annotated[str, typer.Option("--per", help="Columns, by commas, that separate laws and curves, such as arm.")]
 Laws = Annotated[list[str] | None, typer.Option("--law", help='A power law: "lr_peak ~ tokens". May be repeated.')]
 Curves = Annotated[list[str] | None, typer.Option("--curve", help='A loss curve: "loss ~ flops". May be repeated.')]
-Baseline = Annotated[str, typer.Option("--baseline", help="The arm that compute leverage is measured against.")]
+Surfaces = Annotated[
+    list[str] | None,
+    typer.Option("--surface", help='A loss over size and data: "loss ~ params + tokens". May be repeated.'),
+]
+Joint = Annotated[
+    str, typer.Option("--joint", help="Columns, by commas, along which loss and rate are fitted at once.")
+]
+Irreducible = Annotated[
+    bool, typer.Option("--irreducible", help="Laws a·x^b + c as well, where leave-one-out prefers them.")
+]
+SensitivityTo = Annotated[
+    bool, typer.Option("--sensitivity", help="How far optima move with fewer learning rates (HyperP E11).")
+]
+Baseline = Annotated[str, typer.Option("--baseline", help="The arm that leverage and losses are measured against.")]
+ReferenceName = Annotated[
+    str, typer.Option("--reference", help="Published values to compare with: hyperp (those of the question).")
+]
 Where = Annotated[str, typer.Option("--where", help="Rows to use: \"depth == 16 and state != 'failed'\".")]
 MethodName = Annotated[str, typer.Option("--method", help="Estimator of the optimum: linex, parabola or argmin.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
@@ -95,9 +111,16 @@ def asked_of(
     baseline: str = "",
     loss: str = "loss",
     pattern: list[str] | None = None,
+    surface: list[str] | None = None,
+    joint: str = "",
+    irreducible: bool = False,
+    sensitivity: bool = False,
+    reference: str = "",
 ) -> "Asked":
     """The options about columns and fits as the library takes them."""
     from sweeper.sources import Asked
+    from sweeper.spec import Reference
+    from sweeper.typed import convert
 
     return Asked(
         lr=lr,
@@ -108,6 +131,11 @@ def asked_of(
         per=names(per),
         laws=tuple(law or ()),
         curves=tuple(curve or ()),
+        surfaces=tuple(surface or ()),
+        joint=names(joint),
+        irreducible=irreducible,
+        sensitivity=sensitivity,
         baseline=baseline,
+        reference=convert(Reference, reference, "--reference"),
         where=where,
     )
