@@ -76,7 +76,9 @@ class Optimum:
         return np.asarray(self.loss + self.curvature * g(np.log(lr / self.lr), self.skew), dtype=np.float64)
 
 
-def fit_lr_optima(losses: Losses, by: tuple[str, ...] = ("tokens",), method: Method = "linex") -> tuple[Optimum, ...]:
+def fit_lr_optima(
+    losses: Losses, by: tuple[str, ...] = ("tokens",), method: Method = "linex", *, pool: Pool | None = None
+) -> tuple[Optimum, ...]:
     """One optimum per combination of values of the columns `by`.
 
     Args:
@@ -88,6 +90,7 @@ def fit_lr_optima(losses: Losses, by: tuple[str, ...] = ("tokens",), method: Met
             `linex`, the default: the asymmetric curve of `sweeper.fits.linex`, whose skew and prior of κ are pooled
             over the groups that are fitted together.
             `argmin`: the observed best rate, its interval the neighbouring rates.
+        pool: Constants that `linex` takes as known instead of pooling them over these groups, from `pool_of`.
 
     Returns:
         The optima in ascending order of group, each with its status: a doubtful answer is an answer.
@@ -104,7 +107,8 @@ def fit_lr_optima(losses: Losses, by: tuple[str, ...] = ("tokens",), method: Met
     if losses.lr.size == 0:
         raise FitError("there are no runs to fit; collect results first")
     parts = [(group, runs.take(runs.used), int((~runs.used).sum())) for group, runs in groups(losses, by)]
-    pool = pool_of([used for _, used, _ in parts]) if method == "linex" else None
+    if method == "linex" and pool is None:
+        pool = pool_of([used for _, used, _ in parts])
     return tuple(_fit_one(group, used, excluded, method, pool) for group, used, excluded in parts)
 
 
