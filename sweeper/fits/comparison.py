@@ -1,9 +1,19 @@
 """Arms side by side: what each gains over the baseline where both have an optimum."""
 
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from sweeper.fits.losses import Key
+import numpy as np
+from scipy.stats import norm
+from scipy.stats import t as student
+
+from sweeper.errors import FitError
+from sweeper.fits.loss_curve import name_of
+from sweeper.fits.losses import Key, Losses
+from sweeper.fits.optimum import LEVEL, Optimum, members, settings
+from sweeper.typed import did_you_mean
 
 Verdict = Literal["lower", "higher", "no difference", "unknown"]
 
@@ -27,3 +37,129 @@ class Comparison:
     lr_shift_high: float | None
     verdict: Verdict
     """Of the loss: `lower` and `higher` where the interval excludes 0; `unknown` without an interval."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairedDifference:
+    """The mean difference of runs that share what their losses have in common."""
+
+    difference: float
+    """Nats per token: negative where ours are better."""
+    low: float | None
+    """90 % interval (Student's t); None for a single pair."""
+    high: float | None
+    pairs: int
+
+
+def compare_arms(optima: Iterable[Optimum], *, per: tuple[str, ...], baseline: str) -> tuple[Comparison, ...]:
+    """Each arm against the baseline in every group where both have a settled optimum, in order of arm and group.
+
+    The standard error of a difference is √(s² + s′²) of the two optima, its interval normal at 90 %: the arms' runs are
+    independent but for the noise level, which `linex` pools over them.
+
+    Args:
+        optima: Of one fit, grouped by `per` among other columns.
+        per: Columns that set arms apart.
+        baseline: An arm in one word: its values of `per`, joined by spaces.
+
+    Raises:
+        FitError: No column sets arms apart, or none of them is the baseline.
+    """
+    optima = tuple(optima)
+    if not per:
+        raise FitError(
+            f"differences from {baseline!r} need a column that sets arms apart; add --per, such as --per arm"
+        )
+    arms = {name_of(setting): members(optima, setting) for setting in settings(optima, per)}
+    if baseline not in arms:
+        hint = did_you_mean(baseline, arms) if arms else "there are no optima; add --by"
+        raise FitError(f"no optima of the baseline {baseline!r}; {hint}")
+    theirs = {_shared(optimum, per): optimum for optimum in arms[baseline]}
+    return tuple(
+        _compared(arm, optimum, theirs[shared], per)
+        for arm, own in arms.items()
+        if arm != baseline
+        for optimum in own
+        if (shared := _shared(optimum, per)) in theirs and optimum.settled and theirs[shared].settled
+    )
+
+
+def paired_difference(ours: Losses, theirs: Losses, on: tuple[str, ...] = ("seed",)) -> PairedDifference:
+    """The mean of L(ours) − L(theirs) over pairs of runs with one learning rate and one value of each column `on`.
+
+    Runs with one order of the data share much of their noise, which a difference of pairs cancels. Repeats within a
+    pair are averaged first. The interval is of the mean over the pairs given, normal differences assumed.
+
+    Args:
+        ours, theirs: Used runs of the two arms at the rates that are to be compared.
+        on: Columns that pairs agree on besides the rate.
+
+    Raises:
+        FitError: No such column, or no pair.
+    """
+    means, others = _mean_losses(ours, on), _mean_losses(theirs, on)
+    shared = sorted(means.keys() & others.keys(), key=str)
+    if not shared:
+        raise FitError(
+            f"no two runs share a learning rate and {', '.join(on) or 'nothing else'}; "
+            "repeat both arms with the same seeds and rates"
+        )
+    differences = np.array([means[key] - others[key] for key in shared])
+    mean, pairs = float(differences.mean()), len(differences)
+    if pairs == 1:
+        return PairedDifference(difference=mean, low=None, high=None, pairs=1)
+    reach = float(student.ppf((1 + LEVEL) / 2, pairs - 1) * differences.std(ddof=1)) / math.sqrt(pairs)
+    return PairedDifference(difference=mean, low=mean - reach, high=mean + reach, pairs=pairs)
+
+
+def _mean_losses(losses: Losses, on: tuple[str, ...]) -> Mapping[tuple[object, ...], float]:
+    used = losses.take(losses.used)
+    columns = [used.column(name).tolist() for name in on]
+    found: dict[tuple[object, ...], list[float]] = {}
+    for loss, *key in zip(used.loss.tolist(), used.lr.tolist(), *columns, strict=True):
+        found.setdefault(tuple(key), []).append(loss)
+    return {key: float(np.mean(values)) for key, values in found.items()}
+
+
+def _shared(optimum: Optimum, per: tuple[str, ...]) -> tuple[tuple[str, Key], ...]:
+    return tuple((name, value) for name, value in optimum.group.items() if name not in per)
+
+
+def _compared(arm: str, ours: Optimum, theirs: Optimum, per: tuple[str, ...]) -> Comparison:
+    (loss, lr), (other_loss, other_lr) = _values(ours), _values(theirs)
+    difference = loss - other_loss
+    loss_low, loss_high = _interval(difference, ours.loss_sd, theirs.loss_sd)
+    shift = math.log(lr / other_lr)
+    shift_low, shift_high = _interval(shift, ours.log_sd, theirs.log_sd)
+    verdict: Verdict = "no difference"
+    if loss_low is None or loss_high is None:
+        verdict = "unknown"
+    elif loss_high < 0:
+        verdict = "lower"
+    elif loss_low > 0:
+        verdict = "higher"
+    return Comparison(
+        arm=arm,
+        group=dict(_shared(ours, per)),
+        loss_difference=difference,
+        loss_low=loss_low,
+        loss_high=loss_high,
+        lr_shift=shift / math.log(2),
+        lr_shift_low=None if shift_low is None else shift_low / math.log(2),
+        lr_shift_high=None if shift_high is None else shift_high / math.log(2),
+        verdict=verdict,
+    )
+
+
+def _values(settled: Optimum) -> tuple[float, float]:
+    """Loss and rate, which a settled optimum has."""
+    assert settled.loss is not None  # noqa: S101
+    assert settled.lr is not None  # noqa: S101
+    return settled.loss, settled.lr
+
+
+def _interval(difference: float, sd: float | None, other_sd: float | None) -> tuple[float, float] | tuple[None, None]:
+    if sd is None or other_sd is None:
+        return None, None
+    reach = float(norm.ppf((1 + LEVEL) / 2)) * math.hypot(sd, other_sd)
+    return difference - reach, difference + reach
