@@ -223,7 +223,7 @@ class Trainer:
         check(self.grace_s >= 0, f"grace_s must be 0 or positive, got {self.grace_s}")
 
 
-FIGURE_NAMES = ("lr", "law", "flops")
+FIGURE_NAMES = ("lr", "law", "flops", "heat", "sensitivity", "arms", "surface", "joint", "stability")
 """What a question may ask to be drawn; `figures.FIGURES` says what each shows."""
 
 Reference = Literal["", "hyperp"]

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from sweeper.cli.arguments import (
+    Baseline,
     By,
     Curves,
     Laws,
@@ -15,6 +16,7 @@ from sweeper.cli.arguments import (
     Map,
     MethodName,
     Overrides,
+    Pattern,
     Per,
     RunsFolder,
     Source,
@@ -22,6 +24,7 @@ from sweeper.cli.arguments import (
     asked_of,
     method_of,
     names,
+    say,
 )
 from sweeper.errors import SweeperError
 
@@ -31,45 +34,94 @@ def plot(
     overrides: Overrides = None,
     runs: RunsFolder = Path("runs"),
     figure: Annotated[
-        str, typer.Option("--figure", help="Figures, by commas: lr, law, flops (those of the sweep's question).")
+        str,
+        typer.Option(
+            "--figure",
+            help="Figures, by commas: lr, law, flops, heat, sensitivity, arms, surface, joint, stability "
+            "(those of the sweep's question).",
+        ),
     ] = "",
+    style: Annotated[str, typer.Option("--style", help="paper (columns of 3.25 in, 8 pt) or slides (16:9).")] = "paper",
+    formats: Annotated[str, typer.Option("--format", help="File formats, by commas: png, pdf, svg.")] = "png,pdf",
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the figures (runs/NAME/figures).")] = None,
-    formats: Annotated[str, typer.Option("--format", help="File formats, by commas.")] = "png,pdf",
     lr: Lr = "",
     loss: Loss = "loss",
     map_: Map = None,
+    pattern: Pattern = None,
     by: By = "",
     per: Per = "",
     law: Laws = None,
     curve: Curves = None,
+    baseline: Baseline = "",
     where: Where = "",
+    x: Annotated[
+        str, typer.Option("--x", help="Columns, by commas, that `law` draws the optimum against (those of the laws).")
+    ] = "",
+    heat: Annotated[
+        str, typer.Option("--heat", help="Columns across and up of `heat`: lr,tokens (the rate, the first of --by).")
+    ] = "",
+    colour: Annotated[
+        str, typer.Option("--colour", help="What colours the lines of `stability`: lr_peak, arm, or an axis.")
+    ] = "",
     reference: Annotated[
-        str, typer.Option("--reference", help="Published laws to draw behind ours: hyperp (those of the question).")
+        str, typer.Option("--reference", help="Published values to draw behind ours: hyperp (those of the question).")
     ] = "",
     method: MethodName = "linex",
 ) -> None:
-    """Draw loss against learning rate, the optimum against tokens, and loss against FLOPs.
+    """Draw losses, optima and their laws, curves and leverage, heat maps, arms, surfaces and training metrics.
 
-    Example: sweeper plot quickstart --format png,svg
+    Example: sweeper plot quickstart --figure lr,law,stability --format png,svg
     """
     from sweeper.analysis import fit_question
-    from sweeper.figures import FIGURES, plot_question, save_figure
+    from sweeper.figures import FIGURES, asked_by, plot_question, save_figure, style_of
+    from sweeper.series import read_series
     from sweeper.sources import open_source
     from sweeper.spec import Reference
-    from sweeper.terminal.fit import print_figures
+    from sweeper.terminal.plot import print_figures
     from sweeper.typed import convert, did_you_mean
 
-    asked = asked_of(lr=lr, map_=map_, by=by, per=per, where=where, law=law, curve=curve)
-    found = open_source(source, overrides or [], runs, asked)
-    question = replace(found.question, figures=names(figure)) if figure else found.question
-    for name in question.figures:
+    style_of(style)
+    across_and_up = names(heat)
+    if heat and len(across_and_up) != 2:
+        raise SweeperError(f"--heat {heat!r}: expected the columns across and up, by a comma, such as lr,tokens")
+    for name in names(figure):
         if name not in FIGURES:
             raise SweeperError(f"--figure {name!r}: no such figure; {did_you_mean(name, FIGURES)}")
+    asked = asked_of(
+        lr=lr,
+        loss=loss,
+        map_=map_,
+        pattern=pattern,
+        by=by,
+        per=per,
+        where=where,
+        law=law,
+        curve=curve,
+        baseline=baseline,
+    )
+    found = open_source(source, overrides or [], runs, asked)
+    say(found.notes)
+    question = asked_by(found.question, found.table, names(figure) or found.question.figures)
     if reference:
         question = replace(question, reference=convert(Reference, reference, "--reference"))
-    report = fit_question(found.table, question, method=method_of(method), lr=lr, loss=loss)
+    report = fit_question(found.table, question, method=method_of(method), lr=lr, loss=loss, told=found.warnings)
+    wanted = found.folder is not None and "stability" in question.figures
+    series = read_series(found.folder, found.specs) if found.folder is not None and wanted else ()
+    drawn = plot_question(
+        found.table,
+        question,
+        report,
+        loss=loss,
+        style=style,
+        x=names(x),
+        heat=(across_and_up[0], across_and_up[1]) if across_and_up else None,
+        series=series,
+        colour=colour,
+    )
     folder = out or (found.folder.figures if found.folder else Path("figures") / Path(source).stem)
-    drawn = plot_question(found.table, question, report, loss=loss)
+    damaged = sum(item.damaged for item in series)
+    if damaged:
+        typer.echo(f"warning: {damaged} damaged lines of metrics.jsonl are left out", err=True)
     for name in (name for name in question.figures if name not in drawn):
         typer.echo(f"no data for the figure {name!r}: left out", err=True)
     print_figures(path for name, made in drawn.items() for path in save_figure(made, folder, name, names(formats)))

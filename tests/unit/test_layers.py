@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ROWS = (
     "errors files laws expressions typed watchdog model.config model.parameters model.shape",
     "spec columns slurm records status retries fits model.corpus snapshot",
-    "config grid arguments plan table suggestions",
+    "config grid arguments plan table suggestions series",
     "scheduler worker worker_entry supervisor command launch submission tend keeper sources merge doctor "
     "overview selection explanation logs steering terminal figures analysis report",
     "cli",

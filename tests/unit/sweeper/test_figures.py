@@ -47,12 +47,14 @@ def test_every_budget_and_sign_is_in_the_legend(figures):
     ]  # fmt: skip
 
 
-def test_the_law_shows_both_conventions_and_the_published_slope(figures):
+def test_the_law_shows_both_conventions_and_the_published_values(figures):
     log, linear, published = texts(figures["law"])
-    assert (log[:9], linear[:12], published) == ("log space", "linear space", "HyperP's slope, $b = -0.32$")
+    assert (log[:9], linear[:12], published) == (
+        "log space", "linear space", "HyperP table 4 (dense, d = 8): $b$ = −0.32"
+    )  # fmt: skip
 
 
-def test_no_published_slope_is_drawn_unless_the_question_names_it():
+def test_nothing_published_is_drawn_unless_the_question_names_it():
     drawn = plot_question(TABLE, Question(figures=("law",)), fit_question(TABLE, Question()))
     assert [text[:9] for text in texts(drawn["law"])] == ["log space", "linear sp"]
 
@@ -95,7 +97,7 @@ def test_a_budget_at_the_edge_of_its_grid_is_hollow_and_runs_above_the_axis_are_
     question = Question(figures=("flops",))
     drawn = plot_question(table, question, fit_question(table, question))
     assert [text for text in texts(drawn["flops"]) if "C^" not in text] == [
-        "every run", "5 runs above the axis", "best run per budget", "at the edge of its grid"
+        "every run", "5 runs above the axis", "best run at the edge of its grid"
     ]  # fmt: skip
 
 
