@@ -94,8 +94,8 @@ def make_losses(
 ) -> Losses:
     """Losses of arrays as they come: what cannot be fitted is kept and named, never dropped.
 
-    A run is left out when it diverged, when its loss is missing or infinite, when its learning rate is missing or not
-    positive, or when a covariate or label is missing (NaN, empty text).
+    A run is left out when it diverged, when its loss is missing or infinite, when its learning rate is missing, not positive
+    or infinite, or when a covariate or label is missing (NaN, empty text).
 
     >>> make_losses([0.01, 0.02, 0.0], [2.5, float("nan"), 2.4]).reasons()
     {'loss missing': 1, 'learning rate not positive': 1}
@@ -111,7 +111,8 @@ def make_losses(
         ("loss infinite", np.isinf(values)),
         ("loss missing", np.isnan(values)),
         ("diverged", gone),
-        ("learning rate not positive", ~(rates > 0) | np.isinf(rates)),
+        ("learning rate not positive", ~(rates > 0)),
+        ("learning rate infinite", np.isposinf(rates)),
         ("learning rate missing", np.isnan(rates)),
     ]
     return Losses(

@@ -48,44 +48,42 @@ def _doubts(table: Table, lr: str, loss: str, mapping: Mapping[str, str]) -> Ite
     rates = _known(table, lr)
     rates = rates[rates > 0]
     if rates.max(initial=0.0) > HIGHEST_RATE:
-        yield f"the learning rates in {lr!r} reach {rates.max():g}: check the column (--lr), or rescale it: " + instead(
-            lr, "{}*1e-3"
-        )
+        rescaled = instead(lr, "{}*1e-3")
+        yield f"the learning rates in {lr!r} reach {rates.max():g}: check the column (--lr), or rescale it: {rescaled}"
     if rates.min(initial=1.0) < LOWEST_RATE:
         yield (
             f"the learning rates in {lr!r} go down to {rates.min():g}: check the column (--lr), or leave "
-            f"such rows out: --where '{lr} > {LOWEST_RATE:g}'"
+            f"such rows out: --where '{_operand(lr)} > {LOWEST_RATE:g}'"
         )
     losses = _known(table, loss)
+    middle = float(np.median(losses)) if losses.size else 0.0
     if losses.min(initial=0.0) < 0:
-        yield (
-            f"{loss!r} is as low as {losses.min():g}, and no loss in nats is negative: if it is a log-likelihood, "
-            + (instead(loss, "-{}"))
-        )
-    elif losses.size and np.median(losses) > HIGHEST_LOSS:
-        yield (
-            f"{loss!r} is {np.median(losses):.4g} in the middle, more than any loss in nats: if it is a perplexity, "
-            + (instead(loss, "log({})"))
-        )
+        lowest, negated = losses.min(), instead(loss, "-{}")
+        yield f"{loss!r} goes down to {lowest:g}, but no loss is negative: if it is a log-likelihood, {negated}"
+    elif middle > HIGHEST_LOSS:
+        logarithm = instead(loss, "log({})")
+        yield f"{loss!r} is {middle:.4g} in the middle, too high for nats: if it is a perplexity, {logarithm}"
     tokens, params, flops = (_known(table, name) for name in ("tokens", "params", "flops"))
     if tokens.size and 0 < tokens.max() < FEWEST_TOKENS:
         yield f"'tokens' reaches only {tokens.max():g}: if it counts billions, " + instead("tokens", "{}*1e9")
     if params.size and 0 < params.max() < FEWEST_PARAMS:
         yield f"'params' reaches only {params.max():g}: if it counts millions, " + instead("params", "{}*1e6")
     if flops.size and tokens.size and params.size:
-        yield from _unlike_flops(table)
+        ratio = _ratio(table)
+        if not 1 / FLOPS_RATIO <= ratio <= FLOPS_RATIO:
+            product = f"6*{_operand(mapping.get('params', 'params'))}*{_operand(mapping.get('tokens', 'tokens'))}"
+            yield (
+                f"'flops' is {ratio:.2g} times 6·params·tokens in the middle: check the units of the three, or "
+                f"compute it: --map 'flops={product}'"
+            )
 
 
-def _unlike_flops(table: Table) -> Iterator[str]:
+def _ratio(table: Table) -> float:
+    """The FLOPs over 6·params·tokens, the median in the logarithm; 1 where no row has all three."""
     expected = FLOPS_PER_PARAM_TOKEN * numbers(table, "params") * numbers(table, "tokens")
     flops = numbers(table, "flops")
     both = np.isfinite(expected) & np.isfinite(flops) & (expected > 0) & (flops > 0)
-    ratio = float(np.exp(np.median(np.log(flops[both] / expected[both])))) if both.any() else 1.0
-    if not 1 / FLOPS_RATIO <= ratio <= FLOPS_RATIO:
-        yield (
-            f"'flops' is {ratio:.2g} times 6·params·tokens in the middle: check the units of the three, or "
-            "compute it: --map 'flops=6*N*D' with the file's names of the other two"
-        )
+    return float(np.exp(np.median(np.log(flops[both] / expected[both])))) if both.any() else 1.0
 
 
 def _known(table: Table, name: str) -> FloatArray:

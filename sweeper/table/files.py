@@ -92,6 +92,8 @@ def _read(path: Path) -> Table:
     # pandas' parser errors are ValueErrors, csv's are not.
     except (OSError, EOFError, zlib.error, ValueError, OverflowError, csv.Error, pa.ArrowException) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if "integer string conversion" in reason:  # Python's advice is about a setting of its own
+            reason = "a whole number of thousands of digits"
         raise TableError(f"{path}: not a readable {kind or 'table'} file ({reason}); check its format") from error
 
 
@@ -104,7 +106,10 @@ def _encoding(path: Path, error: UnicodeDecodeError) -> str:
 
 def _read_csv(path: Path, separator: str) -> Table:
     with _open(path) as file:
-        header = [name.strip() for name in next(csv.reader(file, delimiter=separator, skipinitialspace=True), [])]
+        lines = csv.reader(file, delimiter=separator, skipinitialspace=True)
+        header = [name.strip() for name in next((line for line in lines if line), [])]
+    if not any(header):
+        raise TableError(f"{path}: its first line names no columns; give a header and one row per run")
     if any("\0" in name for name in header):
         raise TableError(f"{path}: not text (its header holds NUL bytes); export it as CSV")
     # pandas writes an index into a column without a name.
@@ -174,7 +179,10 @@ def _index_twins(table: Table) -> tuple[str, ...]:
     twins = int(table.drop(columns=first).duplicated().sum())
     if not twins:
         return ()
-    return (f"{twins} rows equal another one but for their number in {first!r} and count as repeats: drop copies",)
+    return (
+        f"rows that equal another one but for their number in {first!r} count as repeats ({twins} of {len(table)}): "
+        "drop them if they are copies",
+    )
 
 
 def _short(value: object) -> str:

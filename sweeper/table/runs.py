@@ -14,6 +14,11 @@ from sweeper.table.columns import is_numeric, lr_column, numbers, require, row_n
 NOT_A_NUMBER = "loss not a number"
 """Why fits leave out a run whose loss is text; a missing one is another matter."""
 
+RATE_NOT_A_NUMBER = "learning rate not a number"
+
+LOSS_MISSING, RATE_MISSING = "loss missing", "learning rate missing"
+"""What `make_losses` calls a loss and a rate that are NaN, whatever stood in the table."""
+
 DUPLICATE = "duplicate row"
 
 UNFINISHED = frozenset({"crashed", "failed", "killed", "running", "pending", "preempting", "preempted"})
@@ -58,7 +63,8 @@ def losses(
     Raises:
         TableError: A column is missing or holds no numbers.
     """
-    rates, values = numbers(table, lr or lr_column(table)), numbers(table, loss)
+    rate = lr or lr_column(table)
+    rates, values = numbers(table, rate), numbers(table, loss)
     for name in by:
         require(table, name)
     states = _states(table, state)
@@ -70,10 +76,12 @@ def losses(
         covariates={name: numbers(table, name) for name in by if is_numeric(table, name)},
         labels={name: _text(table, name) for name in by if not is_numeric(table, name)},
     )
-    spelled = np.asarray(made.excluded == "loss missing") & np.asarray(table[loss].notna())
-    made = _also_left_out(made, {NOT_A_NUMBER: spelled})
+    for missing, spelled, name in ((LOSS_MISSING, NOT_A_NUMBER, loss), (RATE_MISSING, RATE_NOT_A_NUMBER, rate)):
+        if not is_numeric(table, name):
+            there = np.asarray(table[name].notna())
+            made = _also_left_out(made, {spelled: np.asarray(made.excluded == missing) & there})
     if states:
-        weaker = np.isin(made.excluded, ("", "loss missing", "loss infinite", NOT_A_NUMBER))
+        weaker = np.isin(made.excluded, ("", LOSS_MISSING, "loss infinite", NOT_A_NUMBER))
         made = _also_left_out(made, {f"state {name}": rows & weaker for name, rows in states.items()})
     apart = table.drop(columns=IMPORTED_FROM, errors="ignore")
     return _also_left_out(made, {DUPLICATE: np.asarray(hashable(apart).duplicated()) & made.used})
