@@ -22,11 +22,12 @@ from sweeper.table.files import ForeignTable, read_foreign, read_table
 from sweeper.table.imported import Import, add_imported, imported_rows, imports, joined, remove_import
 from sweeper.table.mapping import pairs
 from sweeper.table.results import results, write_results
-from sweeper.table.runs import NOT_A_NUMBER, LeftOut, left_out, losses
+from sweeper.table.runs import NOT_A_NUMBER, UNFINISHED, LeftOut, left_out, losses
 
 __all__ = [
     "COLUMNS",
     "NOT_A_NUMBER",
+    "UNFINISHED",
     "ForeignTable",
     "Import",
     "LeftOut",

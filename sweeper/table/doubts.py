@@ -1,5 +1,6 @@
 """Units that look wrong: what a column of a foreign table seems to hold instead, and what to type about it."""
 
+import re
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -23,6 +24,9 @@ FLOPS_PER_PARAM_TOKEN = 6.0
 """Forward and backward (Kaplan et al. 2020, §2.1, arXiv:2001.08361)."""
 FLOPS_RATIO = 30.0
 """Conventions differ by a few times (embeddings, attention, recomputation), units by 1,000."""
+
+_COMPUTES = re.compile(r"[*+()]|[-/] *[0-9]")
+"""What expressions hold and names of columns, such as val/loss, seldom do."""
 
 
 def unit_doubts(
@@ -99,4 +103,4 @@ def _operand(theirs: str) -> str:
     """The right side of a mapping as part of an expression."""
     if theirs.replace(".", "_").isidentifier():
         return theirs
-    return f"({theirs})" if any(symbol in theirs for symbol in "*+()") else f"`{theirs}`"
+    return f"({theirs})" if _COMPUTES.search(theirs) else f"`{theirs}`"

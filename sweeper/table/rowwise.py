@@ -67,7 +67,9 @@ def column_expression(table: Table, text: str, where: str) -> Expression:
     try:
         return compile_expression(_QUOTED.sub(placed, text), where, column)
     except ConfigError as error:
-        raise ConfigError(_as_typed(str(error), quoted)) from error
+        hint = _backquotes(text, table)
+        message = _as_typed(str(error), quoted)
+        raise ConfigError(message if not hint or hint in message else f"{message}; {hint}") from error
 
 
 def _as_typed(message: str, quoted: Mapping[str, str]) -> str:
@@ -79,9 +81,11 @@ def _as_typed(message: str, quoted: Mapping[str, str]) -> str:
 def _hint(name: str, text: str, table: Table) -> str:
     columns = [str(column) for column in table.columns]
     near = difflib.get_close_matches(text.strip(), columns, n=1, cutoff=0.8)
-    if near:
-        return f"did you mean {near[0]!r}?"
-    inside = [column for column in columns if not column.replace(".", "_").isidentifier() and column in text]
-    if inside:
-        return f"write a column whose name is no word in backquotes: `{max(inside, key=len)}`"
-    return did_you_mean(name, columns)
+    return _backquotes(text, table) or (f"did you mean {near[0]!r}?" if near else did_you_mean(name, columns))
+
+
+def _backquotes(text: str, table: Table) -> str:
+    """What to do about a column in the text whose name is no word, if there is one outside of backquotes."""
+    bare = _QUOTED.sub("", text)
+    odd = [str(name) for name in table.columns if not str(name).replace(".", "_").isidentifier() and str(name) in bare]
+    return f"write a column whose name is no word in backquotes: `{max(odd, key=len)}`" if odd else ""
