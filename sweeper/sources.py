@@ -95,7 +95,8 @@ def open_source(source: str, overrides: Sequence[str], runs: Path, asked: Asked)
 def is_table(source: str) -> bool:
     """Whether a source is a file of results rather than a sweep."""
     name = source.removesuffix(".gz").lower()
-    return name.endswith(TABLES) or (Path(source).is_file() and not name.endswith((".yaml", ".yml")))
+    path = Path(source)
+    return name.endswith(TABLES) or (path.suffix not in ("", ".yaml", ".yml") and path.is_file())
 
 
 def _open_results(source: str, overrides: Sequence[str], runs: Path, asked: Asked) -> Analysed:
