@@ -44,3 +44,20 @@ def law_sides(law: str) -> tuple[str, str]:
     if len(sides) != 2 or not all(side.replace(".", "_").replace(" ", "_").isidentifier() for side in sides):
         raise ValueError(f"cannot read the law {law!r}; write two columns, such as 'lr_peak ~ tokens'")
     return sides[0], sides[1]
+
+
+def surface_sides(surface: str) -> tuple[str, str, str]:
+    """The loss, the size and the data of a surface.
+
+    Raises:
+        ValueError: Something else than one column on the left and two on the right.
+
+    >>> surface_sides("loss ~ params + tokens")
+    ('loss', 'params', 'tokens')
+    """
+    left, tilde, right = surface.partition("~")
+    sides = [side.strip() for side in (left, *right.split("+"))]
+    words = all(side.replace(".", "_").replace(" ", "_").isidentifier() for side in sides)
+    if not tilde or len(sides) != 3 or not words or sides[1] == sides[2]:
+        raise ValueError(f"cannot read the surface {surface!r}; write three columns, such as 'loss ~ params + tokens'")
+    return sides[0], sides[1], sides[2]

@@ -11,7 +11,7 @@ from sweeper.fits.losses import BoolArray, Key
 from sweeper.fits.optimum import Optimum
 from sweeper.laws.arrays import FloatArray
 from sweeper.spec import Question
-from sweeper.table import Table, numbers, split
+from sweeper.table import UNFINISHED, Table, numbers, split
 from sweeper.typed import did_you_mean
 
 
@@ -41,12 +41,10 @@ def curve_points(
     """
     points = []
     table = table.reset_index(drop=True)
-    settled = _rows_with_optimum(table, optima)
+    settled = rows_with_optimum(table, optima)
     for key, part in split(table, per):
         xs, ys = numbers(part, x), numbers(part, y)
-        usable = np.isfinite(xs) & np.isfinite(ys)
-        if "state" in part.columns:
-            usable &= np.asarray(part["state"] != "diverged")
+        usable = rows_with_loss(part, xs, ys)
         budgets = np.unique(xs[usable])
         best = np.array([np.argmin(np.where(usable & (xs == budget), ys, np.inf)) for budget in budgets], dtype=np.intp)
         rows = np.asarray(part.index, dtype=np.intp)[best]
@@ -54,7 +52,16 @@ def curve_points(
     return tuple(points)
 
 
-def _rows_with_optimum(table: Table, optima: tuple[Optimum, ...]) -> BoolArray:
+def rows_with_loss(table: Table, *columns: FloatArray) -> BoolArray:
+    """Which rows have a final loss and a number in each of these columns of theirs, shape (runs,)."""
+    usable = np.all(np.isfinite(columns), axis=0)
+    if "state" in table.columns:
+        states = table["state"].astype(str).str.lower()
+        usable &= ~np.asarray(states.isin(["diverged", *UNFINISHED]))
+    return np.asarray(usable, dtype=np.bool_)
+
+
+def rows_with_optimum(table: Table, optima: tuple[Optimum, ...]) -> BoolArray:
     """Which rows belong to no group whose optimum lies at an edge of its grid or nowhere, shape (runs,)."""
     settled = np.ones(len(table), dtype=np.bool_)
     unknown = {tuple(o.group.values()) for o in optima if o.status in ("edge_low", "edge_high", "no_minimum")}
