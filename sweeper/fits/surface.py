@@ -223,7 +223,7 @@ def _doubts(
         how = f"one ratio {D}/{N}" if fixed else f"{N} and {D} that grow together"
         yield f"a grid of {how} hardly tells alpha from beta; add runs off that line"
     elif condition > ILL_CONDITIONED:
-        yield f"the constants trade off against each other (condition {condition:.0f}); widen {N} and {D}"
+        yield f"the constants trade off against each other (condition {condition:.1g}); widen {N} and {D}"
     if found.E == 0:
         yield "E lies at its bound 0; add budgets to tell it from a slow power"
     for name, scale, column in (("A", found.scales[0], N), ("B", found.scales[1], D)):
