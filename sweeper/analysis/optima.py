@@ -20,6 +20,8 @@ def optima_of(
     )
     if not wanted and (rate not in table.columns or loss not in table.columns):
         return None, ()
+    if not wanted and not (question.by or question.per):  # one group of everything has no optimum of its own
+        return None, ()
     if rate not in table.columns and question.laws and all(sides_of(law)[0] in table.columns for law in question.laws):
         return None, ()
     by = tuple(dict.fromkeys((*question.per, *question.by)))

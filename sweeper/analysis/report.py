@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sweeper.analysis.comparisons import comparisons_of
 from sweeper.analysis.curves import curve_doubts, fit_curves, fit_leverages
 from sweeper.analysis.laws import column_laws, dependences, off_published, optimum_laws
 from sweeper.analysis.optima import optima_of
-from sweeper.analysis.question import RATES, mixed_shapes, rate_of, separate_arms, sides_of
+from sweeper.analysis.question import RATES, mixed_shapes, named_error, rate_of, separate_arms, sides_of
+from sweeper.analysis.surfaces import joints_of, surfaces_of
 from sweeper.errors import FitError, TableError
 from sweeper.fits.comparison import Comparison
 from sweeper.fits.dependence import Dependence
@@ -14,7 +16,7 @@ from sweeper.fits.joint import JointFit
 from sweeper.fits.loss_curve import Leverage, LossCurveFit
 from sweeper.fits.optimum import Method, Optimum
 from sweeper.fits.power_law import PowerLawFit
-from sweeper.fits.sensitivity import Sensitivity
+from sweeper.fits.sensitivity import Sensitivity, fit_sensitivity
 from sweeper.fits.surface import SurfaceFit
 from sweeper.spec import Question
 from sweeper.table import LeftOut, Table, left_out, lr_column, not_numbers
@@ -86,6 +88,7 @@ def fit_question(
         raise TableError("the table has no runs; launch the sweep, or give a file with one row per run")
     question = separate_arms(table, question)
     rate = lr or _first_rate(table, question)
+    by = tuple(dict.fromkeys((*question.per, *question.by)))
     runs, optima = optima_of(table, question, method=method, lr=rate, loss=loss)
     warnings = [*told, *(mixed_shapes(table, question) if runs is not None else ())]
     if loss in table.columns:
@@ -107,25 +110,40 @@ def fit_question(
             optima_by_rate[column] = optima_of(table, question, method=method, lr=column, loss=loss)[1]
         made += optimum_laws(table, optima_by_rate[column], column, x, question, failed)
     curves = [fit for curve in question.curves for fit in fit_curves(table, curve, question, optima, failed)]
-    if failed and not (optima or made or curves):
+    surfaces, unfitted = surfaces_of(table, question, optima)
+    joint, unjoined = joints_of(table, question, lr=rate, loss=loss)
+    comparisons, uncompared = comparisons_of(question, optima)
+    if failed and not (optima or made or curves or surfaces or joint):
         raise failed[0]
-    leverage = fit_leverages(table, question, optima, curves) if question.baseline else ()
-    warnings += [str(error) for error in failed]
-    warnings += [warning for fit in curves for warning in curve_doubts(table, fit, question, optima)]
+    compared = bool(question.curves) or not comparisons  # without a curve it may be about losses and rates alone
+    leverage = fit_leverages(table, question, optima, curves) if question.baseline and compared else ()
+    warnings += [*map(str, failed), *unfitted, *unjoined, *uncompared]
+    warnings += [warning for surface in surfaces for warning in _of(surface)]
+    warnings += [warning for fit in joint for warning in _of(fit)]
+    warnings += [warning for one in curves for warning in curve_doubts(table, one, question, optima)]
     warnings += [warning for fit in made if (warning := off_published(table, question, fit)) is not None]
     return FitReport(
         runs=len(table),
         rate=rate if optima else "",
         method=method,
         excluded=runs.reasons() if runs is not None else {},
-        left_out=left_out(table, runs, (*question.per, *question.by)) if runs is not None else (),
+        left_out=left_out(table, runs, by) if runs is not None else (),
         optima=optima,
         laws=tuple(made),
         curves=tuple(curves),
         leverage=leverage,
         dependence=dependences(table, optima, rate, question) if optima else (),
+        comparisons=tuple(comparisons),
+        surfaces=tuple(surfaces),
+        joint=tuple(joint),
+        sensitivity=fit_sensitivity(runs, by, method) if question.sensitivity and runs is not None else (),
         warnings=tuple(warnings),
     )
+
+
+def _of(fit: SurfaceFit | JointFit) -> list[str]:
+    """The warnings of a fit, each with the setting that it is of."""
+    return [str(named_error(fit.per, FitError(warning))) for warning in fit.warnings]
 
 
 def _first_rate(table: Table, question: Question) -> str:

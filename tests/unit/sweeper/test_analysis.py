@@ -380,3 +380,43 @@ def test_a_loss_that_is_text_is_named_with_its_row():
     assert report.warnings[0] == "runs.csv row 5: loss 'x' is not a number"
     table["loss"] = [*table.loss[:10], *["?"] * 10]
     assert "… and 8 more rows without a number" in fit_question(table, Question()).warnings
+
+
+def test_what_moves_the_optimum_is_compared_with_the_rule_that_predictions_transfer_by():
+    table = pd.concat(
+        [sweep_table(depth=depth, lr0=0.02 * (depth / 8) ** -0.5) for depth in (8, 16, 32)], ignore_index=True
+    )
+    report = fit_question(table, Question(by=("depth", "tokens"), laws=(), curves=()), method="parabola")
+    depth, tokens = report.dependence
+    assert (depth.x, depth.b, depth.verdict) == ("depth", pytest.approx(-0.5), "falls")
+    assert (tokens.b, tokens.published, tokens.agrees) == (pytest.approx(-0.32), -0.32, True)
+
+
+def test_a_question_answers_losses_at_once_and_arms_against_the_baseline():
+    table = pd.concat([sweep_table(FIVE, arm="muon"), sweep_table(FIVE, arm="muonh", lr0=0.01)], ignore_index=True)
+    table.loc[table.arm == "muonh", "loss"] -= 0.1
+    question = Question(baseline="muon", curves=(), joint=("tokens",), sensitivity=True)
+    report = fit_question(table, question)
+    assert {row.verdict for row in report.comparisons} == {"lower"}
+    assert [row.lr_shift for row in report.comparisons] == pytest.approx([-1.0] * 5, abs=0.1)
+    assert report.leverage == ()
+    assert [fit.b for fit in report.joint] == pytest.approx([-0.32] * 2, abs=0.02)
+    assert {(row.rates, row.of) for row in report.sensitivity} == {(3, 5), (4, 5)}
+
+
+def test_a_surface_needs_no_learning_rate():
+    N, D = (axis.ravel() for axis in np.meshgrid(np.geomspace(1e8, 1e10, 4), np.geomspace(1e9, 1e11, 4)))
+    table = pd.DataFrame({"params": N, "tokens": D, "loss": 1.7 + 400 * N**-0.34 + 400 * D**-0.28})
+    question = file_question(table, surfaces=("loss ~ params + tokens",))
+    report = fit_question(table, question)
+    assert report.optima == ()
+    assert (report.surfaces[0].alpha, report.surfaces[0].beta) == pytest.approx((0.34, 0.28), abs=0.01)
+
+
+def test_an_irreducible_part_is_shown_only_where_it_earns_its_place():
+    tokens = np.geomspace(1e9, 1e12, 7)
+    plain = pd.DataFrame({"tokens": tokens, "lr_opt": 24 * tokens**-0.32})
+    offset = plain.assign(lr_opt=0.002 + 100 * tokens**-0.4)
+    question = Question(by=(), laws=("lr_opt ~ tokens",), curves=(), irreducible=True)
+    assert [law.c for law in fit_question(plain, question).laws] == [0, 0]
+    assert [law.c > 0 for law in fit_question(offset, question).laws] == [False, True, False, True]
