@@ -59,7 +59,7 @@ def test_any_cell_can_be_kept(tmp_path):
 def test_a_foreign_file_in_the_folder_is_named(tmp_path):
     (tmp_path / "imported").mkdir()
     ROWS.to_parquet(tmp_path / "imported" / "1.parquet")
-    with pytest.raises(SweeperError, match="1.parquet: not an import"):
+    with pytest.raises(SweeperError, match=r"1\.parquet: not an import"):
         imports(tmp_path)
 
 
@@ -76,7 +76,8 @@ def test_foreign_rows_are_an_arm_of_their_own_and_their_rate_is_the_peak_rate():
     both = joined(OWN, ROWS.assign(flops=[1e18, 2e18]))
     assert both.arm.tolist() == ["base", "imported", "imported"]
     assert both.lr_peak.tolist() == [0.02, 0.1, 0.2]
-    assert np.isnan(both.flops[0]) and both.flops.dtype == float
+    assert np.isnan(both.flops[0])
+    assert both.flops.dtype == float
     assert losses(both, ("arm",)).reasons() == {}
 
 
