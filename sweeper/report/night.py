@@ -23,11 +23,12 @@ def has_scale(svg: str) -> bool:
 
 
 def night_rules(svgs: Iterable[str]) -> str:
-    """Style that gives each colour of the figures its dark counterpart; a figure with a scale has none."""
+    """Style that gives each colour of the figures its dark counterpart; a figure with a scale has none.
+
+    Its selectors name no ancestor: what `use` repeats has none.
+    """
     found = sorted({pair for svg in svgs if not has_scale(svg) for pair in COLOUR.findall(svg)})
-    return "".join(
-        f'figure [{name}="{colour}"]{{{name}:light-dark({colour},{night_of(colour)})}}\n' for name, colour in found
-    )
+    return "".join(f'[{name}="{colour}"]{{{name}:light-dark({colour},{night_of(colour)})}}\n' for name, colour in found)
 
 
 def night_of(colour: str) -> str:

@@ -282,7 +282,8 @@ def _figures(figures: Mapping[str, Html], report: FitReport) -> Html | None:
 
 def _figure(name: str, svg: Html, report: FitReport) -> Html:
     numbers = tag("a", "Its numbers", href=f"#{_data_of(name, report)}")
-    frame = tag("div", svg, class_="scroll scale" if has_scale(svg) else "scroll")
+    classes = "scroll scale" if has_scale(svg) else "scroll"
+    frame = tag("div", svg, class_=classes, tabindex=0, role="region", aria_label=f"{_shows(name)}, scrolls sideways")
     return tag("figure", frame, tag("figcaption", f"{_shows(name)}. ", numbers, "."), id=f"figure-{_anchor(name)}")
 
 
