@@ -1,6 +1,5 @@
 """The command that draws figures."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +9,8 @@ from sweeper.cli.arguments import (
     Baseline,
     By,
     Curves,
+    Irreducible,
+    Joint,
     Laws,
     Loss,
     Lr,
@@ -18,8 +19,10 @@ from sweeper.cli.arguments import (
     Overrides,
     Pattern,
     Per,
+    ReferenceName,
     RunsFolder,
     Source,
+    Surfaces,
     Where,
     asked_of,
     method_of,
@@ -58,14 +61,15 @@ def plot(
         str, typer.Option("--x", help="Columns, by commas, that `law` draws the optimum against (those of the laws).")
     ] = "",
     heat: Annotated[
-        str, typer.Option("--heat", help="Columns across and up of `heat`: lr,tokens (the rate, the first of --by).")
+        str, typer.Option("--heat", help="Columns across and up of `heat`: lr,tokens (the rate, the last of --by).")
     ] = "",
     colour: Annotated[
         str, typer.Option("--colour", help="What colours the lines of `stability`: lr_peak, arm, or an axis.")
     ] = "",
-    reference: Annotated[
-        str, typer.Option("--reference", help="Published values to draw behind ours: hyperp (those of the question).")
-    ] = "",
+    surface: Surfaces = None,
+    joint: Joint = "",
+    irreducible: Irreducible = False,
+    reference: ReferenceName = "",
     method: MethodName = "linex",
 ) -> None:
     """Draw losses, optima and their laws, curves and leverage, heat maps, arms, surfaces and training metrics.
@@ -76,9 +80,8 @@ def plot(
     from sweeper.figures import FIGURES, asked_by, plot_question, save_figure, style_of
     from sweeper.series import read_series
     from sweeper.sources import open_source
-    from sweeper.spec import Reference
     from sweeper.terminal.plot import print_figures
-    from sweeper.typed import convert, did_you_mean
+    from sweeper.typed import did_you_mean
 
     style_of(style)
     across_and_up = names(heat)
@@ -98,12 +101,14 @@ def plot(
         law=law,
         curve=curve,
         baseline=baseline,
+        surface=surface,
+        joint=joint,
+        irreducible=irreducible,
+        reference=reference,
     )
     found = open_source(source, overrides or [], runs, asked)
     say(found.notes)
     question = asked_by(found.question, found.table, names(figure) or found.question.figures)
-    if reference:
-        question = replace(question, reference=convert(Reference, reference, "--reference"))
     report = fit_question(found.table, question, method=method_of(method), lr=lr, loss=loss, told=found.warnings)
     wanted = found.folder is not None and "stability" in question.figures
     series = read_series(found.folder, found.specs) if found.folder is not None and wanted else ()

@@ -119,7 +119,7 @@ def _arm(
     for curve in curves:
         inside = (reach >= curve.x_low) & (reach <= curve.x_high)
         drawn = curve.curve.along(reach)
-        axes.plot(reach, drawn, color=look.colour, ls=":", lw=stroke(0.8), zorder=2)
+        axes.plot(reach, drawn, color=look.colour, lw=stroke(0.6), alpha=0.5, zorder=2)
         axes.plot(reach[inside], drawn[inside], color=look.colour, ls=look.line, zorder=2.5)
         floor = f"{curve.E:.3g}+" if curve.E > 0 else ""
         formula = f"${floor}{scientific(curve.A)}\\,{SYMBOLS.get(curve.x, 'x')}^{{-{curve.b:.3f}}}$"

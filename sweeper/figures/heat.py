@@ -1,5 +1,6 @@
 """Loss over two axes as a heat map: where the valley lies, how wide it is, and what diverged or is missing."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,7 +17,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from sweeper.errors import FitError
-from sweeper.figures.style import Style, canvas, drawing, legend, mark, note, sign, stroke, thinned
+from sweeper.figures.style import Style, canvas, drawing, legend, mark, note, sign, stroke, text_width, thinned
 from sweeper.figures.text import axis_text, label, log_ticks, plain_text, words
 from sweeper.fits.losses import Key, Losses, groups, plain
 from sweeper.laws.arrays import FloatArray
@@ -27,6 +28,8 @@ SHARED = 0.5
 """Share of filled cells from which the rows count as one grid; below it every row has its own rates, at true scale."""
 WRITTEN = 80
 """Cells up to which each holds its number."""
+PANEL_SHARE = 0.7
+"""Of the width that a panel has, what its cells take; names and colour bar take the rest."""
 CAP = 0.9
 """Quantile of the excess at which the colours end: stray runs must not take the colours of the valley."""
 DIVERGED: dict[str, Any] = {"fc": "white", "ec": "#888888", "hatch": "////", "lw": 0}
@@ -80,11 +83,11 @@ def plot_heat(
         figure, panels = canvas(chosen, len(shown), across=3, aspect=aspect)
         values = np.concatenate([_coloured(found, excess) for _, found in shown])
         norm = _norm(values, excess)
-        for axes, (key, found) in zip(panels, shown, strict=True):
+        for place, (axes, (key, found)) in enumerate(zip(panels, shown, strict=True)):
             _panel(axes, found, norm, chosen, x=x, y=y, excess=excess, panels=len(shown))
-            axes.set_title(words(key))
-            axes.set_xlabel(label(x))
-            axes.set_ylabel(label(y))
+            axes.set_title(words(key), fontsize=chosen.points - (len(shown) > 3))
+            axes.set_xlabel(label(x) if place + 3 >= len(shown) else "")
+            axes.set_ylabel(label(y) if place % 3 == 0 else "")
         quantity = label(loss_name)
         bar = figure.colorbar(
             ScalarMappable(norm=norm, cmap=COLOURS),
@@ -92,6 +95,9 @@ def plot_heat(
             label=quantity.replace(" (", " above\nthe row's best (") if excess else quantity,
             extend="max" if np.nanmax(values) > norm.vmax else "neither",
             pad=0.02,
+            aspect=25,
+            shrink=1 / min(2, math.ceil(len(shown) / 3)),
+            anchor=(0, 1),
         )
         bar.outline.set_linewidth(stroke(0.4))
         entries: dict[str, Artist] = {"best of its row": sign("*", color="black", mfc="white", ms=mark(1.6))}
@@ -149,7 +155,7 @@ def _panel(
     values = _coloured(found, excess)
     colours = mpl.colormaps[COLOURS]
     width = (style.page if panels > 1 else style.column) / min(panels, 3)
-    written = len(found) <= WRITTEN and width * 72 / len(columns) > 2.6 * (style.points - 2) and shared
+    written = shared and len(found) <= WRITTEN and width * PANEL_SHARE / len(columns) > text_width("+0.000")
     for row, at_y in enumerate(rows):
         own = sorted((i for i, cell in enumerate(found) if cell.y == at_y), key=lambda i: columns.index(found[i].x))
         edges = _edges(columns, [found[i].x for i in own], shared)
@@ -177,7 +183,7 @@ def _panel(
     _named(axes, "y", rows, y)
     if shared:
         axes.set_xlim(-0.5, len(columns) - 0.5)
-        _named(axes, "x", columns, x, most=max(3, int(width * 72 / (4.5 * style.points))))
+        _named(axes, "x", columns, x, most=max(2, int(width * PANEL_SHARE / (1.25 * _widest(columns, x)))))
     else:
         axes.set_xscale("log")
         axes.autoscale_view(scaley=False)
@@ -205,11 +211,22 @@ def _named(axes: Axes, which: str, values: Sequence[Key], name: str, most: int =
 
     def written(place: float, _: object) -> str:
         value = values[round(place)]
-        return plain_text(value) if isinstance(value, str) else text(float(f"{value:.3g}"))
+        return plain_text(value) if isinstance(value, str) else text(_short(value))
 
     axis.set_major_locator(FixedLocator(list(range(0, len(values), step))))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(written))
+
+
+def _widest(values: Sequence[Key], name: str) -> float:
+    """Inches of the longest name of a tick."""
+    text = axis_text(name)
+    return max(text_width(value if isinstance(value, str) else text(_short(value))) for value in values)
+
+
+def _short(value: float) -> float:
+    """A number of a tick: whole ones in full, others with three digits."""
+    return value if value == int(value) else float(f"{value:.3g}")
 
 
 def _sorted(values: set[Key]) -> list[Key]:

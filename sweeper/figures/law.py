@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 
 from sweeper.errors import FitError
 from sweeper.figures.style import GREY, LineStyle, Look, Looks, canvas, distinct, drawing, legend, mark, sign, stroke
-from sweeper.figures.text import axis_text, label, log_ticks, rate_text, scientific, words
+from sweeper.figures.text import axis_text, label, log_ticks, rate_text, scientific, value_ticks, words
 from sweeper.fits.optimum import Optimum, members
 from sweeper.fits.power_law import PowerLawFit
 from sweeper.laws.arrays import FloatArray
@@ -29,6 +29,7 @@ def plot_law(
     *,
     x: Sequence[str] = (),
     lr_name: str = "",
+    y_label: str = "",
     reference: Sequence[PublishedOptima] = (),
     looks: Looks | None = None,
     style: str = "paper",
@@ -43,6 +44,7 @@ def plot_law(
         laws: Of any number of axes.
         x: The axes; those of the laws when empty.
         lr_name: Name of the rate; that of the laws when empty.
+        y_label: Of the vertical axis; the optimal rate when empty.
         reference: Published optima. They are drawn as they are where their ranges overlap with ours; else moved, as a
             whole and in logarithms, onto the middle of our data: their slope and scatter stay, and the legend says by
             which factors.
@@ -80,9 +82,9 @@ def plot_law(
             axes.set_xscale("log")
             axes.set_yscale("log")
             axes.margins(x=0.06, y=0.1)  # room for the arrow of an optimum beyond its grid
-            log_ticks(axes, "x", axis_text(column), most=5)
+            value_ticks(axes, values, axis_text(column))
             log_ticks(axes, "y", rate_text)
-        panels[0].set_ylabel(f"optimal {label(rate)}")
+        panels[0].set_ylabel(y_label or f"optimal {label(rate)}")
         legend(figure, chosen, entries)
     return figure
 
@@ -126,11 +128,13 @@ def _law_lines(axes: Axes, laws: Sequence[PowerLawFit], reach: FloatArray, look:
         drawn: dict[str, Any] = {"ls": "-", "lw": stroke(2.6), "alpha": 0.45} if broad else {"ls": thin}
         drawn = {"color": look.colour, "lw": stroke(0.8), **drawn}
         axes.plot(reach, law.law.along(reach), zorder=2 if broad else 2.5, **drawn)
-        ends = "" if law.b_low is None or law.b_high is None else f" [{law.b_low:.2f}, {law.b_high:.2f}]"
+        ends = (
+            "" if law.b_low is None or law.b_high is None else f" [{law.b_low:.2f},\u00a0{law.b_high:.2f}]"
+        )  # never broken
         kind = f"{law.space} space" + (f" above {law.c:.3g}" if law.c else "")
         who = ", ".join(part for part in (words(law.per), kind + along) if part)
         few = " (2 points)" if law.points == 2 else ""
-        text = f"{who}: $b$ = {law.b:.3f}{ends}{few}".replace("-", "−")
+        text = f"{who}: $b$\u00a0=\u00a0{law.b:.3f}{ends}{few}".replace("-", "−")
         dots: dict[str, Any] = (
             {"marker": look.marker, "ms": mark(1.2), "mec": "white", "mew": stroke(0.4)} if broad else {}
         )
@@ -155,8 +159,12 @@ def _published(
     if item.law is not None:
         line = np.geomspace(x.min() / REACH, x.max() * REACH, 50)
         axes.plot(line * by_x, item.law.along(line) * by_y, color=GREY, ls=":", lw=stroke(), zorder=1.5)
-        name += f": $b$ = {item.law.b:.3g}".replace("-", "−")
-    moved = [f"{what} × {_factor(by)}" for what, by in ((item.axis.replace("_", " "), by_x), ("rate", by_y)) if by != 1]
+        name += f": $b$\u00a0=\u00a0{item.law.b:.3g}".replace("-", "−")
+    moved = [
+        f"{what}\u00a0×\u00a0{_factor(by)}"
+        for what, by in ((item.axis.replace("_", " "), by_x), ("rate", by_y))
+        if by != 1
+    ]
     if moved:
         name += f", moved: {', '.join(moved)}"
     style: dict[str, Any] = {"color": GREY, "mfc": "white", "mec": GREY, "mew": stroke(0.6), "ms": mark(1.1)}

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -13,6 +12,7 @@ from matplotlib.ticker import MaxNLocator, ScalarFormatter
 from sweeper.figures.style import (
     GREY,
     LEGEND_MOST,
+    LINES,
     PALE,
     Look,
     Looks,
@@ -33,6 +33,8 @@ from sweeper.laws.published import PublishedSweep
 
 GROUPS_OF_A_PANEL = 12
 """More groups than these are spread over panels, where several columns form them."""
+GRID_ACROSS = 3
+"""Panels side by side in a grid of several rows."""
 EDGE = 0.985
 """Height, as a share of the panel, of the signs of runs that lie above it."""
 
@@ -68,9 +70,12 @@ def plot_lr_sweep(
     with drawing(style) as chosen:
         shown = thinned(panels_of, chosen.panels)
         alike = apart == per and len(shown) <= chosen.across
-        figure, panels = canvas(chosen, len(shown), sharex=len(shown) > chosen.across, sharey=alike)
-        common = _ceiling(runs, tuple(optima[0].group)) if alike and optima else None
         parts = {tuple(group.values()): part for group, part in groups(runs, tuple(optima[0].group))} if optima else {}
+        grid = len(shown) > chosen.across
+        columns = min(GRID_ACROSS, chosen.across) if grid else 0
+        figure, panels = canvas(chosen, len(shown), across=columns, aspect=0.66 if grid else 0.76, sharey=alike)
+        limits = _rate_limits([part for part in parts.values() if part.used.any()]) if grid else None
+        common = _ceiling(runs, tuple(optima[0].group)) if alike and optima else None
         entries: dict[tuple[Key, ...], Artist] = {}
         marks: dict[str, Artist] = {}
         drawn: dict[str, Artist] = {}
@@ -85,19 +90,21 @@ def plot_lr_sweep(
             drawn |= _published(axes, [o.group for o in inside], published)
             axes.set_xscale("log")
             axes.margins(x=0.08)  # a star on the outermost rate is whole
+            if limits is not None:
+                axes.set_xlim(*limits)
             log_ticks(axes, "x", rate_text, most=6 if len(shown) <= 2 else 4)
-            axes.set_title(words(setting))
+            axes.set_title(words(setting), fontsize=chosen.points - grid)
             axes.yaxis.set_major_formatter(ScalarFormatter(useOffset=False))
             axes.yaxis.set_major_locator(MaxNLocator(nbins=6 if len(shown) <= 2 else 4))
             marks |= _marks(parts_of, inside, top)
-        if len(shown) > chosen.across:
-            figure.supxlabel(label(lr_name), fontsize=mpl.rcParams["axes.labelsize"])
-            figure.supylabel(label(loss_name), fontsize=mpl.rcParams["axes.labelsize"])
-        else:
-            panels[0].set_ylabel(label(loss_name))
-            for axes in panels:
-                axes.set_xlabel(label(lr_name))
-                axes.label_outer() if alike else None
+        if grid:
+            figure.supylabel(label(loss_name), fontsize=chosen.points)
+        for place, axes in enumerate(panels):
+            below = place + (columns or len(panels)) >= len(panels)
+            axes.set_xlabel(label(lr_name) if below else "")
+            axes.tick_params(labelbottom=below)
+            axes.set_ylabel(label(loss_name) if place == 0 and not grid else "")
+            axes.tick_params(labelleft=not alike or place == 0)
         ordered = [key for key in looks.groups if tuple(key.values()) in entries]
         named = thinned(ordered, LEGEND_MOST)
         legend(
@@ -109,6 +116,13 @@ def plot_lr_sweep(
         if len(shown) < len(panels_of):
             note(figure, f"{len(shown)} of {len(panels_of)} panels, evenly spaced")
     return figure
+
+
+def _rate_limits(parts: Sequence[Losses]) -> tuple[float, float]:
+    """One axis of rates for a grid of panels, with room for the outermost signs."""
+    low, high = (float(end([end(part.lr[part.used]) for part in parts])) for end in (min, max))
+    room = (high / low) ** 0.07
+    return low / room, high * room
 
 
 def panel_columns(optima: Sequence[Optimum], per: tuple[str, ...]) -> tuple[str, ...]:
@@ -157,7 +171,9 @@ def _one_sweep(axes: Axes, runs: Losses, optimum: Optimum, look: Look, top: floa
         if optimum.lr_low is not None and optimum.lr_high is not None:
             reach = [optimum.lr_low, optimum.lr_high]
             axes.plot(reach, [optimum.loss] * 2, color="black", lw=stroke(0.9), zorder=4, solid_capstyle="butt")
-        axes.plot(optimum.lr, optimum.loss, "*", color=look.colour, mec="black", mew=stroke(0.5), ms=mark(2), zorder=5)
+        axes.plot(
+            optimum.lr, optimum.loss, "*", color=look.colour, mec="black", mew=stroke(0.5), ms=mark(1.8), zorder=5
+        )
     elif optimum.status.startswith("edge") and used.lr.size:
         shape = "<" if optimum.status == "edge_low" else ">"
         at = int(np.argmin(used.lr) if shape == "<" else np.argmax(used.lr))
@@ -189,6 +205,7 @@ def _published(axes: Axes, ours: Sequence[Mapping[str, Key]], published: Sequenc
     """The sweeps of a paper at the values of our groups, where rates and losses overlap; their legend entries."""
     (low, high), (left, right) = axes.get_ylim(), axes.get_xlim()
     entries: dict[str, Artist] = {}
+    titles = list(dict.fromkeys(sweep.title for sweep in published))
     for sweep in published:
         if not any(group.get(sweep.axis) == sweep.x for group in ours):
             continue
@@ -197,7 +214,14 @@ def _published(axes: Axes, ours: Sequence[Mapping[str, Key]], published: Sequenc
         if not np.any(there & (rates >= left) & (rates <= right)):
             continue
         (line,) = axes.plot(
-            rates, np.where(there, losses, np.nan), color=PALE, marker=".", lw=stroke(0.7), ms=mark(), zorder=1
+            rates,
+            np.where(there, losses, np.nan),
+            color=PALE,
+            marker=".",
+            ls=LINES[titles.index(sweep.title) % len(LINES)],
+            lw=stroke(0.7),
+            ms=mark(),
+            zorder=1,
         )
         entries[f"{sweep.title} ({sweep.setting})"] = line
     return entries

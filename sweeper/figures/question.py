@@ -19,6 +19,7 @@ from sweeper.figures.sensitivity import plot_sensitivity
 from sweeper.figures.stability import plot_stability
 from sweeper.figures.style import Looks, distinct
 from sweeper.figures.surface import plot_surface
+from sweeper.figures.text import label
 from sweeper.fits.losses import Key, make_losses
 from sweeper.fits.optimum import Optimum, fit_lr_optima, members, settings
 from sweeper.fits.power_law import PowerLawFit, Space, fit_optimum_law
@@ -26,7 +27,7 @@ from sweeper.laws.arrays import FloatArray
 from sweeper.laws.published import PAPERS, Paper, PublishedOptima, PublishedSweep
 from sweeper.series import Series
 from sweeper.spec import Question
-from sweeper.table import Table, is_numeric, losses, numbers, split
+from sweeper.table import Table, losses, numbers, split
 from sweeper.table import distinct as values_of
 
 FIGURES: Mapping[str, str] = {
@@ -68,7 +69,8 @@ def plot_question(
         loss: Column of the loss.
         style: `paper` or `slides`.
         x: Columns that the optimum is drawn against in `law`; those of the question's laws when empty.
-        heat: Columns across and up of `heat`; the learning rate and the first numeric column of groups when None.
+        heat: Columns across and up of `heat`; when None the learning rate and the last column of groups, with a panel
+            per value of the others.
         series: What the runs measured while they trained, for `stability`.
         colour: Label that sets the colours of `stability`.
 
@@ -126,8 +128,9 @@ def _draw(
             looks=looks,
             style=style,
         )
-    if name == "law" and optima:
-        return _law(table, question, report, looks, paper, style, x)
+    if name == "law":
+        made = _law(table, question, report, looks, paper, style, x) if optima else None
+        return made or _column_law(table, report, looks, paper, style)
     if name == "flops" and report.curves:
         first = report.curves[0]
         same = tuple(curve for curve in report.curves if (curve.x, curve.y) == (first.x, first.y))
@@ -213,6 +216,37 @@ def _law(
     )
 
 
+def _column_law(table: Table, report: FitReport, looks: Looks, paper: Paper | None, style: str) -> Figure | None:
+    """Laws between two columns, such as those of a table of finished optima: each row is a point."""
+    laws = [law for law in report.laws if law.y != report.rate and law.y in table.columns]
+    laws = [law for law in laws if law.y == laws[0].y]
+    if not laws:
+        return None
+    points: list[Optimum] = []
+    for column, setting in dict.fromkeys((law.x, tuple(law.per.items())) for law in laws):
+        rows = _rows(table, dict(setting))
+        pairs = zip(numbers(rows, column), numbers(rows, laws[0].y), strict=True)
+        points += [_point({**dict(setting), column: float(at)}, float(y)) for at, y in pairs if at > 0 and y > 0]
+    reference = paper.optima if paper else ()
+    published = _published(table, laws[0].y, paper, reference) if laws[0].y.startswith("lr") else ()
+    return plot_law(points, laws, y_label=label(laws[0].y), reference=published, looks=looks, style=style)
+
+
+def _point(group: dict[str, Key], value: float) -> Optimum:
+    """A number of a table as an optimum without an interval."""
+    return Optimum(
+        group=group,
+        lr=value,
+        lr_low=None,
+        lr_high=None,
+        loss=None,
+        method="argmin",
+        status="ok",
+        points=1,
+        excluded=0,
+    )
+
+
 def _along(table: Table, optima: Sequence[Optimum], own: Sequence[int], column: str) -> tuple[Optimum, ...]:
     return optima_along(table, tuple(optima[i] for i in own), column)
 
@@ -277,12 +311,14 @@ def _sweeps(table: Table, question: Question, rate: str, paper: Paper | None) ->
 def _heat(
     table: Table, question: Question, rate: str, heat: tuple[str, str] | None, loss: str, style: str
 ) -> Figure | None:
-    numeric = [n for n in question.by if n in table.columns and is_numeric(table, n) and n not in question.per]
-    if heat is None and not numeric:
+    by = tuple(dict.fromkeys((*question.per, *question.by)))
+    own = [name for name in question.by if name not in question.per]
+    if heat is None and not own:
         return None
-    x, y = heat or (rate, numeric[0])
+    # By default a panel per group but for the last column, as in `lr`; what was typed shows the lowest over the others.
+    x, y = heat or (rate, own[-1])
     x, y = (rate if name in ("lr", "lr_peak") and name not in table.columns else name for name in (x, y))
-    per = tuple(name for name in question.per if name not in (x, y))
+    per = tuple(name for name in (question.per if heat else by) if name not in (x, y))
     others = [n for n in (rate, *question.by) if n not in (x, y, *per) and len(values_of(table, n)) > 1]
     columns = tuple(dict.fromkeys(name for name in (*per, x, y) if name != rate))
     return plot_heat(

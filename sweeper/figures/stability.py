@@ -122,7 +122,7 @@ def _panel(axes: Axes, runs: Sequence[Series], name: str, colours: Sequence[tupl
             continue
         furthest = max(furthest, float(x[-1]))
         settled.append(y[x >= SETTLED * x[-1]])
-        few: dict[str, Any] = {"marker": ".", "ms": stroke(2.5)} if x.size <= 20 else {}
+        few: dict[str, Any] = {"marker": ".", "ms": stroke(2.5)} if x.size <= 3 else {}
         axes.plot(*thin(x, y), color=colour, ls=line, lw=stroke(0.7), **few)
     bare = name.removeprefix(STABILITY)
     axes.set_ylabel(PANELS.get(name) or STABLE.get(bare) or plain_text(bare.replace("_", " ")))

@@ -35,6 +35,8 @@ PALE = "#bbbbbb"
 SEQUENCE = (0.0, 0.82)
 """The part of viridis that groups run through: without its pale end, which vanishes on white."""
 DPI = 200
+TALLEST = 8.4
+"""Inches: what a page leaves to a figure above its legend and its caption."""
 HANDLE_EM = 3.6
 """Width of a legend's handle and pads."""
 COLUMN_EM = 1.4
@@ -226,7 +228,7 @@ def canvas(
     columns = min(panels, across or style.across)
     rows = math.ceil(panels / columns)
     width = style.column if columns == 1 else style.page
-    height = style.height or rows * aspect * width / columns
+    height = style.height or min(rows * aspect * width / columns, TALLEST)
     figure = Figure(figsize=(width, height), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False, sharex=sharex, sharey=sharey).ravel()
     for unused in grid[panels:]:
@@ -266,7 +268,7 @@ def text_width(text: str) -> float:
 
 
 def wrapped(text: str, room: float) -> str:
-    """A label in lines of at most so many inches, broken at spaces outside of mathematics."""
+    """A label in lines of at most so many inches, broken at spaces outside of mathematics, never at hard spaces."""
     lines, line, pending = [], "", ""
     for part in text.split(" "):
         pending = f"{pending} {part}" if pending else part

@@ -28,6 +28,8 @@ from sweeper.laws.arrays import FloatArray
 
 LEVELS = 9
 GRID = 80
+LEAST = 0.01
+"""Percent of the loss below which residuals are rounding."""
 ROWS = 4
 """Surfaces of one figure at most."""
 
@@ -74,7 +76,7 @@ def _contours(axes: Axes, fit: SurfaceFit, points: Points, size: float) -> None:
     axes.plot(N, D, ".", color="black", mec="white", mew=stroke(0.3), ms=mark(1.5), zorder=3)
     axes.set_xlim(n[0], n[-1])
     axes.set_ylim(d[0], d[-1])
-    log_ticks(axes, "x", axis_text(fit.N), most=4)
+    log_ticks(axes, "x", axis_text(fit.N), most=5)
     log_ticks(axes, "y", axis_text(fit.D), most=5)
     axes.grid(False)
     for text in axes.clabel(lines, np.asarray(lines.levels)[::2], fmt="%.3g", fontsize=size, colors="black"):
@@ -121,7 +123,7 @@ def _residuals(
         own = size == N
         percent = 100 * (L[own] / fitted[own] - 1)
         axes.plot(fitted[own], percent, markers[size], color=colour, mec="white", mew=stroke(0.3), ms=mark(), zorder=3)
-    reach = 1.15 * float(np.max(np.abs(100 * (L / fitted - 1)))) or 1.0
+    reach = max(1.15 * float(np.max(np.abs(100 * (L / fitted - 1)))), LEAST)
     axes.set_ylim(-reach, reach)
     axes.set_xlabel("fitted loss (nats/token)")
     axes.set_ylabel("measured over fitted − 1 (%)")

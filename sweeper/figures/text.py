@@ -1,7 +1,7 @@
 """Words and numbers of figures: names of columns with their units, groups for legends, round ticks."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
 import numpy as np
@@ -16,7 +16,9 @@ NAMES: Mapping[str, str] = {
     "tokens": "training tokens",
     "D": "training tokens $D$",
     "flops": "training FLOPs",
+    "lr_opt": "optimal learning rate",
     "loss": "validation loss (nats/token)",
+    "loss_min": "lowest validation loss (nats/token)",
     "train_loss": "training loss (nats/token)",
     "params": "parameters",
     "params_total": "parameters, all experts",
@@ -30,6 +32,10 @@ NAMES: Mapping[str, str] = {
 
 SYMBOLS: Mapping[str, str] = {"flops": "C", "tokens": "T", "D": "D", "params": "N", "N": "N", "batch_tokens": "B"}
 """Letters of columns in formulas."""
+
+MOST_VALUES = 6
+APART = 0.1
+"""A share of the axis that the name of a tick needs."""
 
 NARROW = 2.5
 """A logarithmic axis that spans less than this factor has evenly spaced ticks."""
@@ -64,7 +70,7 @@ def words(key: Mapping[str, Key]) -> str:
 
 def word(name: str, value: Key) -> str:
     if isinstance(value, str):
-        return plain_text(value)
+        return plain_text(value if name == "arm" or name.startswith("optim") else f"{name.replace('_', ' ')}: {value}")
     if name == "tokens":
         return f"{amount(value)} tokens"
     return f"{plain_text(name.replace('_', ' '))} {amount(value) if abs(value) >= 1e4 else f'{value:.4g}'}"
@@ -112,6 +118,16 @@ def scientific(value: float) -> str:
     if digits == "10":
         digits, exponent = "1", exponent + 1
     return f"10^{{{exponent}}}" if digits == "1" else f"{digits}\\times10^{{{exponent}}}"
+
+
+def value_ticks(axes: Axes, values: Iterable[float], text: Callable[[float], str]) -> None:
+    """A logarithmic x axis with a tick at each of a few values that lie apart, else with round ticks."""
+    own = sorted(set(values))
+    low, high = axes.get_xlim()
+    gaps = np.diff(np.log(own)) / math.log(high / low)
+    log_ticks(axes, "x", text, most=5)
+    if 2 <= len(own) <= MOST_VALUES and gaps.min() > APART:
+        axes.xaxis.set_major_locator(FixedLocator(own))
 
 
 def log_ticks(axes: Axes, which: Literal["x", "y"], text: Callable[[float], str], *, most: int = 7) -> None:

@@ -50,7 +50,7 @@ def test_every_budget_and_sign_is_in_the_legend(figures):
 def test_the_law_shows_both_conventions_and_the_published_values(figures):
     log, linear, published = texts(figures["law"])
     assert (log[:9], linear[:12], published) == (
-        "log space", "linear space", "HyperP table 4 (dense, d = 8): $b$ = −0.32"
+        "log space", "linear space", "HyperP table 4 (dense, d = 8): $b$\u00a0=\u00a0−0.32"
     )  # fmt: skip
 
 
