@@ -231,12 +231,12 @@ def _lead(*words: str | Html) -> Html:
 
 
 def _table(
-    items: Sequence[Any], name: str, label: str, *, skip: Iterable[str] = (), lead: str | Html = ""
+    items: Sequence[Any], name: str, label: str, *, skip: Iterable[str] = (), lead: str | Html = "", at: str = ""
 ) -> Html | None:
     """The table of some results of a fit, below it what their readers must know; nothing without results."""
     if not items:
         return None
-    rows = rows_of(items, skip=skip)
+    rows = rows_of(items, skip=skip, at=at)
     keep = {column.name for column in rows[0]} & {key for item in items[:1] for key in _keys(item)}
     doubts = list(dict.fromkeys(word for item in items for word in getattr(item, "warnings", ())))
     return join(
@@ -355,6 +355,7 @@ def _curves(report: FitReport, question: Question) -> Html | None:
         report.leverage,
         "leverage",
         "Compute leverage",
+        at=report.curves[0].x if report.curves else "",
         lead=f"How many times less compute an arm needs for the loss of {question.baseline or 'the baseline'}: its own "
         "fit inverted at the baseline's measured loss, and the baseline's fit inverted at its measured loss.",
     )

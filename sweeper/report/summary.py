@@ -5,12 +5,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from sweeper.analysis import FitReport, published_law
 from sweeper.analysis.question import RATES
 from sweeper.fits.comparison import Comparison
-from sweeper.fits.dependence import Dependence
+from sweeper.fits.dependence import NEGLIGIBLE, Dependence
 from sweeper.fits.loss_curve import Leverage, LossCurveFit
 from sweeper.fits.losses import Key
 from sweeper.fits.optimum import Optimum
-from sweeper.fits.power_law import PowerLawFit
-from sweeper.report.cells import decimals, form_of, power_of_ten, significant
+from sweeper.fits.power_law import MIN_POINTS, PowerLawFit
+from sweeper.report.cells import decimals, form_of, significant
 from sweeper.report.html import Html, join, tag
 from sweeper.spec import Question
 from sweeper.table import Table, numbers, split
@@ -32,9 +32,9 @@ def findings(report: FitReport, table: Table, question: Question) -> list[Html]:
     said = [optima_sentence(report.optima)] if report.optima else []
     said += [law_sentence(law, published_law(table, question, law), rates) for law in _preferred(report.laws)]
     told = {(law.y, law.x, *law.per.values()) for law in report.laws}
-    said += [dependence_sentence(d) for d in report.dependence if (d.y, d.x, *d.per.values()) not in told]
+    said += [dependence_sentence(d, rates) for d in report.dependence if (d.y, d.x, *d.per.values()) not in told]
     said += [curve_sentence(curve) for curve in report.curves]
-    said += leverage_sentences(report.leverage, question.baseline)
+    said += leverage_sentences(report.leverage, question.baseline, report.curves[0].x if report.curves else "flops")
     said += comparison_sentences(report.comparisons, question.baseline)
     return said
 
@@ -70,43 +70,36 @@ def optima_sentence(optima: Sequence[Optimum]) -> Html:
 
 def law_sentence(law: PowerLawFit, published: object, rates: set[str]) -> Html:
     """η* falls with tokens as T^−0.31 (90 % interval …); a published exponent lies inside or outside."""
-    y = "η*" if law.y in rates else _word(law.y)
-    floor = f" + {significant(law.c)}" if law.c else ""
-    return _dependence(y, law.x, law.per, law.b, law.b_low, law.b_high, _published(published), law.points, floor)
+    return _exponent_sentence(law, rates, _published(published), f" + {significant(law.c)}" if law.c else "")
 
 
-def dependence_sentence(found: Dependence) -> Html:
+def dependence_sentence(found: Dependence, rates: set[str]) -> Html:
     """As `law_sentence`, of a covariate that was fitted beside others."""
-    beside = f", {' and '.join(found.beside)} held constant" if found.beside else ""
     published = None if found.published is None else ("the published", found.published)
-    y = "η*" if found.y in RATES else _word(found.y)
-    return _dependence(y, found.x, found.per, found.b, found.b_low, found.b_high, published, found.points, beside)
+    beside = f", {' and '.join(found.beside)} held constant" if found.beside else ""
+    return _exponent_sentence(found, rates, published, beside)
 
 
-def _dependence(
-    y: str,
-    x: str,
-    per: Mapping[str, Key],
-    b: float,
-    low: float | None,
-    high: float | None,
-    published: tuple[str, float] | None,
-    points: int,
-    beside: str = "",
+def _exponent_sentence(
+    found: PowerLawFit | Dependence, rates: set[str], published: tuple[str, float] | None, more: str
 ) -> Html:
-    exponent = join(SYMBOLS.get(x, x), tag("sup", decimals(2)(b)))
-    interval = f"90 % interval {_span(low, high)}" if low is not None and high is not None else "no interval"
-    clear = low is None or high is None or not low <= 0 <= high
-    if clear:
-        said = join(tag("strong", f"{y} {'falls' if b < 0 else 'rises'} with {_word(x)}"), " as ", exponent)
+    y, x, low, high = "η*" if found.y in rates else _word(found.y), _word(found.x), found.b_low, found.b_high
+    power = join(SYMBOLS.get(found.x, found.x), tag("sup", decimals(2)(found.b)))
+    if low is None or high is None:
+        said = join(tag("strong", f"{y} {'falls' if found.b < 0 else 'rises'} with {x}"), " as ", power)
+        why = " from two points" if found.points == MIN_POINTS else ""
+        return join(_who(found.per), said, more, f" (no interval{why}).")
+    if not low <= 0 <= high:
+        said = join(tag("strong", f"{y} {'falls' if found.b < 0 else 'rises'} with {x}"), " as ", power)
+    elif max(-low, high) <= NEGLIGIBLE:
+        said = join(tag("strong", f"{y} does not depend on {x}"), ": ", power)
     else:
-        said = join(tag("strong", f"{y} shows no clear dependence on {_word(x)}"), ": ", exponent)
-    why = " from two points" if points == 2 else ""
-    compared: str | None = None
-    if published is not None and low is not None and high is not None:
+        said = join(tag("strong", f"{y} shows no clear dependence on {x}"), ": ", power)
+    compared = None
+    if published is not None:
         place = "inside" if low <= published[1] <= high else "outside"
         compared = f"; {published[0]} {decimals(2)(published[1])} lies {place}"
-    return join(_who(per), said, beside, f" ({interval}{why})", compared, ".")
+    return join(_who(found.per), said, more, f" (90 % interval {_span(low, high)})", compared, ".")
 
 
 def curve_sentence(curve: LossCurveFit) -> Html:
@@ -123,17 +116,18 @@ def curve_sentence(curve: LossCurveFit) -> Html:
     )
 
 
-def leverage_sentences(rows: Sequence[Leverage], baseline: str) -> Iterator[Html]:
-    """What each arm saves at the largest budget."""
+def leverage_sentences(rows: Sequence[Leverage], baseline: str, x: str) -> Iterator[Html]:
+    """What each arm saves at the largest budget, in the units of the curves' axis."""
+    less, unit = ("less", "compute") if x == "flops" else ("fewer", _word(x))
     for arm in dict.fromkeys(row.arm for row in rows):
         last = max((row for row in rows if row.arm == arm), key=lambda row: row.at)
         if last.value is None:
             continue
         read = ", read beyond the runs" if last.extrapolated else ""
-        saved = f"{arm} reaches the loss of {baseline} with {last.value:.2f} × less compute"
+        saved = f"{arm} reaches the loss of {baseline} with {last.value:.2f} × {less} {unit}"
         if last.value < 1:
-            saved = f"{arm} needs {1 / last.value:.2f} × more compute than {baseline} for the same loss"
-        yield join(tag("strong", saved), f" at {power_of_ten(last.at)} FLOPs{read}.")
+            saved = f"{arm} needs {1 / last.value:.2f} × more {unit} than {baseline} for the same loss"
+        yield join(tag("strong", saved), f" at {form_of(x)(last.at)} {_word(x)}{read}.")
 
 
 def comparison_sentences(rows: Sequence[Comparison], baseline: str) -> Iterator[Html]:
@@ -203,10 +197,14 @@ def _who(per: Mapping[str, Key]) -> Html | None:
 
 def _setting(group: Mapping[str, Key]) -> str:
     """A group in words: `muonh, tokens 131K`."""
-    words = [
-        value if isinstance(value, str) else f"{name} {form_of(name)(float(value))}" for name, value in group.items()
-    ]
-    return ", ".join(words) or "all runs"
+    return ", ".join(_member(name, value) for name, value in group.items()) or "all runs"
+
+
+def _member(name: str, value: Key) -> str:
+    """A value with its column, unless it is a name itself."""
+    if isinstance(value, str):
+        return value if name == "arm" or name.endswith("name") else f"{name} {value}"
+    return f"{name} {form_of(name)(float(value))}"
 
 
 def _named(groups: Iterable[str]) -> str:

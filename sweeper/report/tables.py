@@ -89,7 +89,7 @@ LABELS: Mapping[str, str] = {
     "Optimum.excluded": "left out",
     "Optimum.curvature": "curvature κ",
     "Optimum.r2": "R²",
-    "Optimum.loss_sd": "standard error of the loss",
+    "Optimum.loss_sd": "s.e. of the loss",
     "Sensitivity.rates": "rates",
     "Leverage.value": "its own fit inverted",
     "Leverage.value_baseline_fit": "the baseline's fit inverted",
@@ -131,7 +131,6 @@ FORMS: Mapping[str, Form] = {
     "Comparison.loss_difference": decimals(4),
     "Comparison.lr_shift": decimals(2),
     "LrPrediction.extrapolation": lambda value: f"{significant(value, 3)} ×",
-    "at": power_of_ten,
     "b": decimals(4),
     "b_boot": decimals(4),
     "size_exponent": decimals(4),
@@ -153,7 +152,6 @@ UNITS: Mapping[str, str] = {
     "Optimum.loss": "nats/token",
     "Comparison.loss_difference": "nats/token",
     "Comparison.lr_shift": "octaves",
-    "Leverage.at": "FLOPs",
     "rmse": "nats/token",
 }
 KEYS = ("group", "per", "target")
@@ -166,16 +164,20 @@ BASE_OF: Mapping[str, str] = {"loss": "loss_difference"}
 """Fields whose interval is named otherwise."""
 
 
-def rows_of(items: Iterable[Any], *, skip: Iterable[str] = ()) -> list[Row]:
+def rows_of(items: Iterable[Any], *, skip: Iterable[str] = (), at: str = "") -> list[Row]:
     """Dataclasses of fits, whichever fields they have, row by row.
 
     A mapping of columns (`group`, `per`) becomes a column per key, a pair `b_low`, `b_high` the interval behind `b`;
     `warnings` have a place of their own.
+
+    Args:
+        skip: Fields to leave out.
+        at: Column whose values a field `at` holds.
     """
-    return [dict(_cells(item, {*skip, "warnings"})) for item in items]
+    return [dict(_cells(item, {*skip, "warnings"}, at)) for item in items]
 
 
-def _cells(item: Any, skip: set[str]) -> Iterable[tuple[Column, Cell]]:
+def _cells(item: Any, skip: set[str], at: str) -> Iterable[tuple[Column, Cell]]:
     kind = type(item).__name__
     names = [field.name for field in dataclasses.fields(item)]
     bounds = {name.removesuffix("_low") for name in names if name.endswith("_low")}
@@ -183,7 +185,10 @@ def _cells(item: Any, skip: set[str]) -> Iterable[tuple[Column, Cell]]:
     for name in names:
         if name in skip or name.endswith(("_low", "_high")):
             continue
-        yield from _field_cells(kind, name, item)
+        if name == "at" and at:
+            yield results_column(at), cell_of(item.at, form_of(at))
+        else:
+            yield from _field_cells(kind, name, item)
         for base in (base for base, owner in owners.items() if owner == name):
             yield _interval(kind, base, item, name)
     for base in sorted(base for base, owner in owners.items() if owner not in names or owner in skip):
