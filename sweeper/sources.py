@@ -134,7 +134,7 @@ def _open_file(source: str, asked: Asked) -> Analysed:
     from sweeper import table
 
     found = table.read_foreign(Path(source), _mapping(asked.mapping), _patterns(asked.patterns))
-    rows = table.where(found.table, asked.where) if asked.where else found.table
+    rows = table.where(found.table, asked.where, _renamed(asked)) if asked.where else found.table
     return Analysed(
         title=source,
         table=rows,
@@ -162,7 +162,7 @@ def import_file(source: str, name: str, runs: Path, asked: Asked) -> tuple["Impo
     taken = {"lr": asked.lr or "lr", "loss": asked.loss}
     mapping = {ours: theirs for ours, theirs in taken.items() if theirs != ours} | _mapping(asked.mapping)
     found = table.read_foreign(Path(source), mapping, _patterns(asked.patterns))
-    rows = table.where(found.table, asked.where) if asked.where else found.table
+    rows = table.where(found.table, asked.where, _renamed(asked)) if asked.where else found.table
     for column, option in ((table.lr_column(rows), "--lr"), ("loss", "--loss")):
         if column not in rows.columns:
             known = ", ".join(map(str, rows.columns))
@@ -268,6 +268,11 @@ def _beside(asked: Asked) -> dict[str, object]:
         "reference": asked.reference,
     }
     return {name: value for name, value in typed.items() if value}
+
+
+def _renamed(asked: Asked) -> dict[str, str]:
+    """Our names for the columns that a file calls otherwise."""
+    return {theirs: ours for ours, theirs in _mapping(asked.mapping).items()}
 
 
 def _mapping(options: tuple[str, ...]) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """What is asked of the columns of a table: their numbers, their values, and the rows they choose."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pandas as pd
@@ -20,17 +20,22 @@ def require(table: Table, name: str, where: str = "the table") -> None:
         raise TableError(f"{where}: no column {name!r}; {did_you_mean(name, map(str, table.columns))}")
 
 
-def where(table: Table, condition: str) -> Table:
+def where(table: Table, condition: str, aliases: Mapping[str, str] | None = None) -> Table:
     """The rows that satisfy a condition of `sweeper.expressions`, such as "depth_mup == 'with' and lr > 0.01".
 
-    A column whose name is no word stands in backquotes.
+    A column whose name is no word stands in backquotes. `aliases` are further names of columns: those that a file
+    gives to the ones that were renamed.
 
     Raises:
         ConfigError: The condition cannot be read or names an unknown column.
         TableError: No row satisfies it.
     """
-    chosen = column_expression(table, condition, "--where")
-    rows = distinct_rows(table, sorted(chosen.names))
+    others = {
+        name: ours for name, ours in (aliases or {}).items() if name not in table.columns and ours in table.columns
+    }
+    known = table.assign(**{name: table[ours] for name, ours in others.items()})
+    chosen = column_expression(known, condition, "--where")
+    rows = distinct_rows(known, sorted(chosen.names))
     kept = np.array([holds(chosen, row) for row in rows.values], dtype=np.bool_)[rows.codes]
     if not kept.any():
         raise TableError(f"--where: none of the {len(table)} rows satisfies {condition!r}; loosen it")

@@ -90,6 +90,15 @@ def test_a_file_is_read_under_our_names_with_doubts_about_its_units(here):
     assert report.warnings[0] == found.warnings[0]
 
 
+@pytest.mark.parametrize("condition", ["tokens < 2", "num_tokens < 2", "num_tokens < 2 and tokens == 1"])
+def test_rows_are_chosen_by_our_name_of_a_column_and_by_the_files(here, condition):
+    found = open_source(
+        "runs.csv", [], here, Asked(mapping=("tokens=num_tokens",), lr="learning_rate", where=condition)
+    )
+    assert len(found.table) == 3
+    assert "num_tokens" not in found.table.columns
+
+
 def test_a_name_is_mapped_once(here):
     with pytest.raises(SweeperError, match="--map gives 'tokens' 2 times"):
         open_source("runs.csv", [], here, Asked(mapping=("tokens=a", "tokens=b")))
