@@ -7,7 +7,7 @@ import numpy as np
 from sweeper.analysis.question import named_error, sides_of
 from sweeper.errors import FitError
 from sweeper.fits.loss_curve import CONSTANTS, Leverage, LossCurveFit, fit_leverage, fit_loss_curve, name_of
-from sweeper.fits.losses import BoolArray, Key
+from sweeper.fits.losses import BoolArray, IntArray, Key
 from sweeper.fits.optimum import Optimum
 from sweeper.laws.arrays import FloatArray
 from sweeper.spec import Question
@@ -44,11 +44,9 @@ def curve_points(
     settled = rows_with_optimum(table, optima)
     for key, part in split(table, per):
         xs, ys = numbers(part, x), numbers(part, y)
-        usable = rows_with_loss(part, xs, ys)
-        budgets = np.unique(xs[usable])
-        best = np.array([np.argmin(np.where(usable & (xs == budget), ys, np.inf)) for budget in budgets], dtype=np.intp)
+        best = lowest_rows(ys, xs, among=rows_with_loss(part, xs, ys))
         rows = np.asarray(part.index, dtype=np.intp)[best]
-        points.append(CurvePoints(per=key, x=budgets, y=ys[best], settled=settled[rows]))
+        points.append(CurvePoints(per=key, x=xs[best], y=ys[best], settled=settled[rows]))
     return tuple(points)
 
 
@@ -59,6 +57,15 @@ def rows_with_loss(table: Table, *columns: FloatArray) -> BoolArray:
         states = table["state"].astype(str).str.lower()
         usable &= ~np.asarray(states.isin(["diverged", *UNFINISHED]))
     return np.asarray(usable, dtype=np.bool_)
+
+
+def lowest_rows(y: FloatArray, *columns: FloatArray, among: BoolArray) -> IntArray:
+    """The row of the lowest y at each combination of values of the columns, in ascending order of these."""
+    rows = np.flatnonzero(among)
+    rows = rows[np.lexsort((y[rows], *(column[rows] for column in reversed(columns))))]
+    first = np.ones(rows.size, dtype=np.bool_)
+    first[1:] = np.any([np.diff(column[rows]) != 0 for column in columns], axis=0)
+    return rows[first]
 
 
 def rows_with_optimum(table: Table, optima: tuple[Optimum, ...]) -> BoolArray:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sweeper.analysis.curves import rows_with_loss, rows_with_optimum
+from sweeper.analysis.curves import lowest_rows, rows_with_loss, rows_with_optimum
 from sweeper.analysis.question import named_error
 from sweeper.columns import surface_sides
 from sweeper.errors import FitError
@@ -56,11 +56,7 @@ def surface_points(
     points = []
     for key, part in split(table, per):
         N, D, y = numbers(part, N_name), numbers(part, D_name), numbers(part, y_name)
-        rows = np.flatnonzero(rows_with_loss(part, N, D, y))
-        rows = rows[np.lexsort((y[rows], D[rows], N[rows]))]
-        first = np.ones(rows.size, dtype=np.bool_)
-        first[1:] = (np.diff(N[rows]) != 0) | (np.diff(D[rows]) != 0)
-        best = rows[first]
+        best = lowest_rows(y, N, D, among=rows_with_loss(part, N, D, y))
         here = settled[np.asarray(part.index, dtype=np.intp)[best]]
         points.append(SurfacePoints(per=key, N=N[best], D=D[best], y=y[best], settled=here))
     return tuple(points)

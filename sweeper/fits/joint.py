@@ -105,8 +105,8 @@ def fit_joint(
 
     Intervals are percentiles over resamples: budgets are drawn with replacement, then rates within each. Budgets carry
     what their runs have in common, such as an optimum off the law, and rates the noise. Simulated with 0.2 % noise and
-    optima 0.05 e-folds off the law, they cover 90 to 100 % for b and beta with 5 or 7 budgets of 6 rates, where
-    drawing budgets alone covers 76 to 94 % and rates alone 65 to 76 %. Three budgets have no interval: no resample
+    optima 0.05 e-folds off the law, they cover 88 to 100 % for b and beta with 4 to 7 budgets of 6 rates, where
+    drawing budgets alone covers 73 to 94 % and rates alone 65 to 76 %. Three budgets have no interval: no resample
     can leave one out.
 
     Args:

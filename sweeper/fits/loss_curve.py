@@ -23,6 +23,8 @@ CONSTANTS = 3
 """A, b and E: as many budgets are needed, and two more before their values can be trusted."""
 MAX_FOLDS = 60
 """Budgets up to which each is predicted from all others; more are left out in as many interleaved folds."""
+MAX_POINTS = 2_000
+"""Points that a curve is fitted to; more are averaged into as many cells of C."""
 SAME = 1e-9
 """Budgets whose logarithms differ by less are one budget."""
 FLAT = 1e-9
@@ -130,6 +132,8 @@ def fit_loss_curve(
     """
     x, y = np.asarray(C, dtype=np.float64), np.asarray(L, dtype=np.float64)
     _check(x, y, x_name, y_name)
+    points, x_low, x_high = len(x), float(x.min()), float(x.max())
+    x, y = _thinned(x, y)
     floor = irreducible == "always" or (irreducible == "auto" and _earns_its_place(x, y))
     curve = _solve(x, y, floor=floor)
     b_reach, E_reach, condition = _uncertainty(x, y, curve, floor=floor)
@@ -150,9 +154,9 @@ def fit_loss_curve(
         condition=condition,
         loo_error=_leave_one_out(x, y, floor=floor),
         rolling_error=_rolling_origin(x, y, floor=floor),
-        points=len(x),
-        x_low=float(x.min()),
-        x_high=float(x.max()),
+        points=points,
+        x_low=x_low,
+        x_high=x_high,
     )
 
 
@@ -204,6 +208,17 @@ def _check(x: FloatArray, y: FloatArray, x_name: str, y_name: str) -> None:
     u = np.log(x) - np.log(x).mean()
     if float(u @ (y - y.mean())) >= -FLAT * float(y.mean()) * float(u @ u):
         raise FitError(f"{y_name} does not fall with {x_name}; check the columns")
+
+
+def _thinned(x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """The points themselves, or the means of as many neighbours in C as leave 2,000 of them."""
+    if len(x) <= MAX_POINTS:
+        return x, y
+    order = np.argsort(x)
+    first = np.linspace(0, len(x), MAX_POINTS, endpoint=False).astype(np.intp)
+    counts = np.diff(np.append(first, len(x)))
+    log_x = np.add.reduceat(np.log(x[order]), first) / counts
+    return np.exp(log_x), np.add.reduceat(y[order], first) / counts
 
 
 def _budgets(x: FloatArray) -> int:

@@ -26,6 +26,10 @@ STARTS = 8
 """Best of the tried combinations that are refined."""
 NOTHING = DELTA / 10
 """A term or E below this share of the loss everywhere is none; this is its lower bound, which `named` reads as 0."""
+START_POINTS = 512
+"""Points that starts are projected on; more add time, not better starts."""
+CHUNK = 4_000_000
+"""Rows times points that are refined together, which bounds the memory to a few hundred megabytes."""
 STEPS = 400
 """Iterations at most; a hundred is usual."""
 FLAT = 1e-9
@@ -77,6 +81,10 @@ def fit_power_sum(points: Points, weights_RP: FloatArray | None = None, near_Q: 
             it each row starts from several projections.
     """
     weights_RP = np.ones((1, points.v_P.size)) if weights_RP is None else weights_RP
+    together = max(1, CHUNK // (STARTS * points.v_P.size))
+    if len(weights_RP) > together:
+        chunks = [weights_RP[first : first + together] for first in range(0, len(weights_RP), together)]
+        return np.concatenate([fit_power_sum(points, chunk, near_Q) for chunk in chunks])
     own_RSQ = projections(points, weights_RP, STARTS if near_Q is None else 1)
     if near_Q is not None:
         own_RSQ = np.concatenate([own_RSQ, np.broadcast_to(near_Q, (len(own_RSQ), 1, near_Q.size))], axis=1)
@@ -138,10 +146,12 @@ def projections(points: Points, weights_RP: FloatArray, most: int) -> FloatArray
     A and E minimise Σ w·(L̂/L − 1)²: of the non-negative solutions on every set of terms, the best.
     """
     terms = len(points.u_KP)
+    some = slice(None, None, -(-points.v_P.size // START_POINTS))
+    u_KP, v_P, weights_RP = points.u_KP[:, some], points.v_P[some], weights_RP[:, some]
     tried_CK = np.array(list(itertools.product(np.geomspace(0.02, 1.5, TRIED), repeat=terms)))
-    basis_CTP = np.ones((len(tried_CK), terms + 1, points.v_P.size))
-    basis_CTP[:, :-1] = np.exp(-tried_CK[:, :, None] * points.u_KP)
-    basis_CTP *= np.exp(-points.v_P)
+    basis_CTP = np.ones((len(tried_CK), terms + 1, v_P.size))
+    basis_CTP[:, :-1] = np.exp(-tried_CK[:, :, None] * u_KP)
+    basis_CTP *= np.exp(-v_P)
     gram_RCTT = np.einsum("rp,csp,ctp->rcst", weights_RP, basis_CTP, basis_CTP, optimize=True)
     target_RCT = np.einsum("rp,ctp->rct", weights_RP, basis_CTP, optimize=True)
     gain_RC = np.full(gram_RCTT.shape[:2], -np.inf)

@@ -27,6 +27,8 @@ SAME_RATIO = 0.05
 """Standard deviation of ln(D/N) below which the pairs have one ratio, to rounding of steps and sizes."""
 MIN_RESAMPLES = 50
 """Resamples of five pairs or more below which no interval is given."""
+MAX_POINTS = 2_000
+"""Points that a surface is fitted to; of more a sample, which a warning says."""
 NO_ENDS = (None, None)
 READ_BEYOND = 1.1
 """As for curves: up to this factor outside the data a reading counts as inside."""
@@ -106,7 +108,8 @@ def fit_surface(
         D: Training tokens, shape (points,).
         L: Loss, nats per token, shape (points,): of the best run at each pair.
         per, N_name, D_name, y_name: Names that the result carries.
-        rng: Draws the resamples, and the folds of more than 60 pairs; the same for the same data when left out.
+        rng: Draws the resamples, the folds of more than 60 pairs and the sample of more than 2,000 points; the same for
+            the same data when left out.
         resamples: Of the bootstrap.
 
     Raises:
@@ -116,8 +119,13 @@ def fit_surface(
     show how a premature end of the optimiser misleads; here several starts are followed until nothing is gained.
     """
     n, d, losses = (np.asarray(values, dtype=np.float64) for values in (N, D, L))
-    cell_P = _checked(n, d, losses, (N_name, D_name, y_name))
+    _check(n, d, losses, (N_name, D_name, y_name))
     rng = rng or np.random.default_rng(0)
+    given = len(losses)
+    if given > MAX_POINTS:
+        sample = np.sort(rng.choice(given, MAX_POINTS, replace=False))
+        n, d, losses = n[sample], d[sample], losses[sample]
+    cell_P = _pairs(n, d)
     points = Points.of(losses, n, d)
     best_Q = fit_power_sum(points)[0]
     found = named(points, best_Q)
@@ -144,32 +152,42 @@ def fit_surface(
         size_exponent_high=ends.get("size", NO_ENDS)[1],
         loo_error=_cross_validation(points, best_Q, cell_P, rng) if more else None,
         condition=condition,
-        points=len(losses),
+        points=given,
         N_range=(float(n.min()), float(n.max())),
         D_range=(float(d.min()), float(d.max())),
-        warnings=tuple(_doubts(points, found, ends, condition, int(cell_P.max()) + 1, (N_name, D_name))),
+        warnings=(
+            *((f"fitted to a sample of {MAX_POINTS} of the {given} points",) if given > MAX_POINTS else ()),
+            *_doubts(points, found, ends, condition, int(cell_P.max()) + 1, (N_name, D_name)),
+        ),
     )
 
 
-def _checked(N: FloatArray, D: FloatArray, L: FloatArray, names: tuple[str, str, str]) -> IntArray:
-    """Which pair of N and D each point belongs to, shape (points,)."""
+def _check(N: FloatArray, D: FloatArray, L: FloatArray, names: tuple[str, str, str]) -> None:
     for name, values in zip(names, (N, D, L), strict=True):
         bad = values[~(np.isfinite(values) & (values > 0))]
         if bad.size:
             raise FitError(f"a surface needs positive numbers, but {name} holds {bad[0]:g}; leave those rows out")
     surface = f"the surface {names[2]} ~ {names[0]} + {names[1]}"
-    pairs, cell_P = np.unique(np.stack([N, D]), axis=1, return_inverse=True)
-    for name, values in zip(names[:2], pairs, strict=True):
+    pairs = int(_pairs(N, D).max(initial=-1)) + 1
+    for name, values in zip(names[:2], (N, D), strict=True):
         if values.size and np.ptp(np.log(values)) < SAME:
             raise FitError(
                 f"{surface} needs several values of {name}, got only {values[0]:g}; fit a curve, or add some"
             )
-    if pairs.shape[1] < CONSTANTS:
+    if pairs < CONSTANTS:
         raise FitError(
             f"{surface} has {CONSTANTS} constants and needs as many pairs of {names[0]} and {names[1]}, "
-            f"got {pairs.shape[1]}; add budgets"
+            f"got {pairs}; add budgets"
         )
-    return np.asarray(cell_P.reshape(-1), dtype=np.intp)
+
+
+def _pairs(N: FloatArray, D: FloatArray) -> IntArray:
+    """The number of the pair of N and D that each point belongs to, shape (points,)."""
+    order = np.lexsort((D, N))
+    new = (np.diff(N[order], prepend=-1) != 0) | (np.diff(D[order], prepend=-1) != 0)
+    cell_P = np.empty(len(N), dtype=np.intp)
+    cell_P[order] = np.cumsum(new) - 1
+    return cell_P
 
 
 def _bootstrap(

@@ -119,3 +119,10 @@ def test_a_constant_loss_and_one_budget_are_refused():
         fit_loss_curve(1e18 * (1 + 1e-15 * np.arange(5)), [3.0, 2.9, 2.8, 2.7, 2.6])
     with pytest.raises(FitError, match="got 0; add budgets"):
         fit_loss_curve([], [])
+
+
+def test_very_many_points_are_averaged_and_all_counted():
+    x = np.geomspace(1e18, 1e21, 50_000)
+    fit = fit_loss_curve(x, LossCurve(A=223.25, b=0.1166, E=1.233).along(x) * (1 + 1e-3 * np.cos(np.arange(50_000))))
+    assert (fit.points, fit.x_low, fit.x_high) == (50_000, pytest.approx(1e18), pytest.approx(1e21))
+    assert [fit.b, fit.E] == pytest.approx([0.1166, 1.233], rel=2e-3)

@@ -106,3 +106,12 @@ def test_what_admits_no_surface_is_refused_in_one_sentence():
         fit_surface([1e8, 1e9], [1e9, 1e9], [3.0, float("nan")])
     with pytest.raises(FitError, match="got 0"):
         fit_surface([], [], [])
+
+
+def test_of_very_many_points_a_sample_is_fitted_and_said():
+    rng = np.random.default_rng(0)
+    N, D = np.exp(rng.uniform(18, 23, 50_000)), np.exp(rng.uniform(21, 26, 50_000))
+    fit = fit_surface(N, D, HOFFMANN.along(N, D), resamples=0)
+    assert fit.points == 50_000
+    assert "fitted to a sample of 2000 of the 50000 points" in fit.warnings
+    assert fit.alpha == pytest.approx(0.34, abs=1e-3)
