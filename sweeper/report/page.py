@@ -19,7 +19,7 @@ from sweeper.report.cells import Column, cell_of, form_of
 from sweeper.report.html import Html, join, tag
 from sweeper.report.night import has_scale, night_rules
 from sweeper.report.origin import Origin
-from sweeper.report.summary import best_runs, findings, next_steps
+from sweeper.report.summary import best_runs, findings, next_steps, prediction_sentence
 from sweeper.report.svg import Drawing, inline_svg
 from sweeper.report.tables import Row, make_grid, render_grid, results_rows, rows_of
 from sweeper.spec import Question, RunSpec
@@ -253,7 +253,7 @@ def _keys(item: Any) -> Iterator[str]:
 
 def _summary(material: Material) -> Html:
     origin, report = material.origin, material.report
-    told = findings(report, material.table, material.question)
+    told = [*findings(report, material.table, material.question), *map(prediction_sentence, material.predictions)]
     steps = next_steps(report, len(origin.missing) if origin else 0)
     best = best_runs(material.table, material.question, material.loss)
     return join(
@@ -404,7 +404,10 @@ def _further(report: FitReport) -> Iterator[tuple[str, str, Html | None]]:
 
 
 def _predictions(predictions: Sequence[LrPrediction]) -> Html | None:
-    lead = "The peak learning rate of runs that were never made, by the law in log space times the factors of transfer."
+    lead = (
+        "The peak learning rate of runs that were never made: the law of the optima times the factors of transfer for "
+        "what its groups do not vary."
+    )
     return _table(predictions, "predictions", "Predictions", lead=lead)
 
 

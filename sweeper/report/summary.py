@@ -10,6 +10,7 @@ from sweeper.fits.loss_curve import Leverage, LossCurveFit
 from sweeper.fits.losses import Key
 from sweeper.fits.optimum import Optimum
 from sweeper.fits.power_law import MIN_POINTS, PowerLawFit
+from sweeper.fits.prediction import LrPrediction
 from sweeper.report.cells import decimals, form_of, significant
 from sweeper.report.html import Html, join, tag
 from sweeper.spec import Question
@@ -144,6 +145,17 @@ def comparison_sentences(rows: Sequence[Comparison], baseline: str) -> Iterator[
             tag("strong", f"The best loss of {arm} against {baseline or 'the baseline'}"),
             f": {', '.join(verdicts)} of {counted(len(own), 'group')} ({reach} nats/token).",
         )
+
+
+def prediction_sentence(found: LrPrediction) -> Html:
+    """A predicted rate with its interval and how far beyond the runs it lies."""
+    low, high = found.lr_low, found.lr_high
+    interval = "no interval"
+    if low is not None and high is not None:
+        interval = f"90 % interval {significant(low)} to {significant(high)}"
+    reach = f", {significant(found.extrapolation, 3)} × beyond the runs" if found.extrapolation > 1 else ""
+    told = tag("strong", f"The predicted peak rate at {_setting(found.target)} is {significant(found.lr)}")
+    return join(_who(found.per), told, f" ({interval}){reach}.")
 
 
 def best_runs(table: Table, question: Question, loss: str) -> Table | None:

@@ -99,6 +99,7 @@ LABELS: Mapping[str, str] = {
     "LrPrediction.lr": "peak rate",
     "LrPrediction.lr_base": "base rate",
     "LrPrediction.x": "law along",
+    "LrPrediction.lr_least_regret": "rate of least regret",
     "Dependence.b": "exponent b",
     "Dependence.beside": "held constant",
     "LeftOut.run": "run",
@@ -130,6 +131,8 @@ FORMS: Mapping[str, Form] = {
     "Comparison.loss": decimals(4),
     "Comparison.loss_difference": decimals(4),
     "Comparison.lr_shift": decimals(2),
+    "LrPrediction.half_width": decimals(2),
+    "LrPrediction.regret": decimals(4),
     "LrPrediction.extrapolation": lambda value: f"{significant(value, 3)} ×",
     "b": decimals(4),
     "b_boot": decimals(4),
@@ -152,6 +155,8 @@ UNITS: Mapping[str, str] = {
     "Optimum.loss": "nats/token",
     "Comparison.loss_difference": "nats/token",
     "Comparison.lr_shift": "octaves",
+    "LrPrediction.half_width": "octaves",
+    "LrPrediction.regret": "nats/token",
     "rmse": "nats/token",
 }
 KEYS = ("group", "per", "target")
