@@ -226,9 +226,38 @@ def _start(cells: _Cells, optima: tuple[Optimum, ...], x: str, y_name: str) -> t
 
 
 def _loss(cells: _Cells, theta_Q: FloatArray) -> FloatArray:
-    level, beta, E, log_rate, b, log_kappa, skew = theta_Q
-    valley = g(cells.u - log_rate - b * cells.t, float(skew))
-    return np.asarray(E + np.exp(level - beta * cells.t) * (1 + np.exp(log_kappa) * valley), dtype=np.float64)
+    return _slopes(cells, theta_Q)[0]
+
+
+def _slopes(cells: _Cells, theta_Q: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """The loss of each cell, shape (cells,), and its derivative by each constant, shape (cells, Q)."""
+    level, beta, E, log_rate, b, log_kappa, skew = (float(value) for value in theta_Q)
+    away = cells.u - log_rate - b * cells.t
+    valley, by_away, by_skew = _valley(away, skew)
+    reducible = np.exp(level - beta * cells.t)
+    bend = reducible * math.exp(log_kappa)
+    lowest = reducible + bend * valley
+    columns = (
+        lowest,
+        -cells.t * lowest,
+        np.ones_like(lowest),
+        -bend * by_away,
+        -cells.t * bend * by_away,
+        bend * valley,
+        bend * by_skew,
+    )
+    return E + lowest, np.stack(columns, axis=1)
+
+
+def _valley(t: FloatArray, skew: float) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """g(t) and its derivatives by t, 2(e^{st} − 1)/s, and by s, (t·∂g/∂t − 2g)/s; each as its series for small st."""
+    st = np.clip(skew * t, -60, 60)
+    near = np.abs(st) < 1e-2
+    s = skew if abs(skew) > 1e-9 else 1e-9
+    valley = g(t, skew)
+    by_t = np.where(near, t * (2 + st + st**2 / 3), 2 * np.expm1(st) / s)
+    by_s = np.where(near, t**3 * (1 / 3 + st / 6 + st**2 / 20), (t * by_t - 2 * valley) / s)
+    return valley, by_t, by_s
 
 
 def _solve(cells: _Cells, start_Q: FloatArray, tolerance: float = 1e-10) -> FloatArray:
@@ -237,15 +266,20 @@ def _solve(cells: _Cells, start_Q: FloatArray, tolerance: float = 1e-10) -> Floa
     low = np.array([-np.inf, BETA[0], 0.0, -np.inf, -np.inf, LOG_KAPPA[0], SKEWS[0]])
     high = np.array([np.inf, BETA[1], lowest, np.inf, np.inf, LOG_KAPPA[1], SKEWS[1]])
 
+    prior_Q = np.append(np.zeros(len(low) - 1), 1 / SKEW_SD)
+
     def residual(theta_Q: FloatArray) -> FloatArray:
-        scaled = (_loss(cells, theta_Q) - cells.y) / cells.sd
-        return np.append(scaled, (theta_Q[-1] - SKEW) / SKEW_SD)
+        return np.append((_loss(cells, theta_Q) - cells.y) / cells.sd, (theta_Q[-1] - SKEW) / SKEW_SD)
+
+    def jacobian(theta_Q: FloatArray) -> FloatArray:
+        return np.vstack([_slopes(cells, theta_Q)[1] / cells.sd[:, None], prior_Q])
 
     inside = np.clip(start_Q, low + 1e-6, high - 1e-6)
     scale = np.array([0.1, 0.1, 0.1 * lowest, 0.1, 0.1, 0.3, SKEW_SD])
     found = least_squares(
         residual,
         x0=inside,
+        jac=jacobian,
         bounds=(low, high),
         loss="huber",
         f_scale=TUNING,
@@ -271,7 +305,7 @@ def _bootstrap(
         if len(np.unique(drawn)) < BUDGETS:
             continue
         chosen = np.concatenate([rng.choice(members[budget], len(members[budget])) for budget in drawn])
-        found.append(_solve(cells.take(chosen), best_Q, tolerance=1e-6)[[4, 1]])
+        found.append(_solve(cells.take(chosen), best_Q, tolerance=1e-5)[[4, 1]])
     if len(found) < MIN_RESAMPLES:
         return {"b": (None, None), "beta": (None, None)}
     low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)

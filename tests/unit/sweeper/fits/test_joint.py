@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from sweeper.errors import FitError
-from sweeper.fits.joint import fit_joint
+from sweeper.fits.joint import _cells, _slopes, fit_joint
 from sweeper.fits.linex import g
 from sweeper.fits.losses import make_losses
 
@@ -93,3 +93,14 @@ def test_what_admits_no_joint_fit_is_refused_in_one_sentence():
         fit_joint(make_losses([0.01] * 3, [2.0] * 3, labels={"tokens": ["a", "b", "c"]}))
     with pytest.raises(FitError, match="no column 'depth'"):
         fit_joint(sweeps(), x="depth")
+
+
+@pytest.mark.parametrize("skew", [0.9, -0.5, 0.02, 0.0])
+def test_the_derivatives_equal_finite_differences(skew):
+    cells, _ = _cells(sweeps(np.random.default_rng(0), 0.002), "tokens", "loss")
+    theta = np.array([-0.4, 0.35, 2.0, np.log(0.011), -0.28, np.log(0.2), skew])
+    _, slopes = _slopes(cells, theta)
+    for i in range(7):
+        step = 1e-6 * np.eye(7)[i]
+        rise = _slopes(cells, theta + step)[0] - _slopes(cells, theta - step)[0]
+        assert rise / 2e-6 == pytest.approx(slopes[:, i], rel=1e-4, abs=1e-6)
