@@ -112,7 +112,7 @@ def curve_doubts(table: Table, fit: LossCurveFit, question: Question, optima: tu
         found.append(
             f"{curve} has {fit.points} points for {CONSTANTS} constants: b and E are barely determined; add budgets"
         )
-    if fit.E == 0:
+    if fit.E == 0 and fit.irreducible:
         found.append(f"{curve} puts E at its bound 0, so that b is a pure power law's; add budgets to separate the two")
     if fit.loo_error is not None and fit.loo_error > 1:
         found.append(f"{curve} misses a point that it has not seen by more than the loss itself: do not extrapolate it")
