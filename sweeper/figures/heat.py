@@ -24,7 +24,7 @@ from sweeper.laws.arrays import FloatArray
 
 COLOURS = "viridis_r"
 """Perceptually uniform and monotone in grey; the lowest loss is the palest, so that the valley lights up."""
-SHARED = 0.5
+SHARED = 0.6
 """Share of filled cells from which the rows count as one grid; below it every row has its own rates, at true scale."""
 WRITTEN = 80
 """Cells up to which each holds its number."""

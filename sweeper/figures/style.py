@@ -232,7 +232,7 @@ def canvas(
     figure = Figure(figsize=(width, height), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False, sharex=sharex, sharey=sharey).ravel()
     for unused in grid[panels:]:
-        unused.set_visible(False)
+        unused.remove()
     if sharex:  # above an empty place the ticks are its own
         for axes in grid[:panels][max(0, panels - columns) :]:
             axes.tick_params(labelbottom=True)
