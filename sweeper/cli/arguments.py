@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sweeper.errors import SweeperError
+
 if TYPE_CHECKING:
     from sweeper.fits.optimum import Method
     from sweeper.sources import Asked
@@ -63,6 +65,7 @@ Baseline = Annotated[str, typer.Option("--baseline", help="The arm that leverage
 ReferenceName = Annotated[
     str, typer.Option("--reference", help="Published values to compare with: hyperp (those of the question).")
 ]
+At = Annotated[list[str] | None, typer.Option("--at", help="Any other column of the target: top_k=4. May be repeated.")]
 Where = Annotated[str, typer.Option("--where", help="Rows to use: \"depth == 16 and state != 'failed'\".")]
 MethodName = Annotated[str, typer.Option("--method", help="Estimator of the optimum: linex, parabola or argmin.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
@@ -139,3 +142,17 @@ def asked_of(
         reference=convert(Reference, reference, "--reference"),
         where=where,
     )
+
+
+def targets_of(pairs: list[str]) -> dict[str, float]:
+    """A target of --at: columns with their values."""
+    found = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        try:
+            found[name.strip()] = float(value)
+        except ValueError:
+            equals = ""
+        if not (name.strip() and equals):
+            raise SweeperError(f"--at {pair!r}: expected a column, an equals sign and a number, such as params=1e9")
+    return found

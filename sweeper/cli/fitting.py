@@ -31,6 +31,7 @@ from sweeper.cli.arguments import (
     asked_of,
     method_of,
     say,
+    targets_of,
 )
 from sweeper.errors import DiskError, SweeperError
 
@@ -109,19 +110,6 @@ def fit(
     print_fit(report, found.title, found.question.note)
 
 
-def _targets(pairs: list[str]) -> dict[str, float]:
-    found = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        try:
-            found[name.strip()] = float(value)
-        except ValueError:
-            equals = ""
-        if not (name.strip() and equals):
-            raise SweeperError(f"--at {pair!r}: expected a column, an equals sign and a number, such as params=1e9")
-    return found
-
-
 def predict(
     source: Source,
     overrides: Overrides = None,
@@ -160,7 +148,7 @@ def predict(
     found = open_source(source, overrides or [], runs, asked)
     say((*found.notes, *found.warnings))
     given = {"tokens": tokens, "depth": depth, "width": width, "batch_tokens": batch_tokens, "params": params}
-    target = {name: float(value) for name, value in given.items() if value is not None} | _targets(at or [])
+    target = {name: float(value) for name, value in given.items() if value is not None} | targets_of(at or [])
     if not target:
         raise SweeperError("no target: say where to predict, such as --tokens 100e9 or --at top_k=4")
     predictions = predict_question(

@@ -12,6 +12,8 @@ from sweeper.cli.arguments import (
     Baseline,
     By,
     Curves,
+    Irreducible,
+    Joint,
     Laws,
     Loss,
     Lr,
@@ -20,16 +22,22 @@ from sweeper.cli.arguments import (
     Overrides,
     Pattern,
     Per,
+    ReferenceName,
     RunsFolder,
+    SensitivityTo,
     Source,
+    Surfaces,
     Where,
     asked_of,
     method_of,
     same_cells,
+    targets_of,
 )
 from sweeper.errors import FitError
 
-Options = dict[str, str | list[str] | None]
+Options = dict[str, str | list[str] | bool | None]
+MOST_LINES = 60
+"""Runs whose training is drawn without being asked for: of more the page would grow by megabytes."""
 USUAL = ("loss", "linex")
 """Values of --loss and --method that need not be typed."""
 
@@ -49,17 +57,27 @@ def report(
     per: Per = "",
     law: Laws = None,
     curve: Curves = None,
+    surface: Surfaces = None,
+    joint: Joint = "",
+    irreducible: Irreducible = False,
+    sensitivity: SensitivityTo = False,
     baseline: Baseline = "",
+    reference: ReferenceName = "",
     where: Where = "",
+    at: Annotated[
+        list[str] | None,
+        typer.Option("--at", help="Also predict the rate there: tokens=100e9. May be repeated, for one target."),
+    ] = None,
     method: MethodName = "linex",
 ) -> None:
-    """Write one HTML page with figures, fits, runs, provenance and the commands to make it again.
+    """Write one HTML page with figures, fits, predictions, runs, provenance and the commands to make it again.
 
-    Example: sweeper report quickstart
+    Example: sweeper report quickstart --at tokens=4e6
     """
-    from sweeper.analysis import fit_question
+    from sweeper.analysis import fit_question, predict_question, suggest_question
     from sweeper.figures import plot_question
     from sweeper.report import Material, figures_for, read_origin, tool_versions, write_report
+    from sweeper.series import read_series
     from sweeper.sources import open_source, open_sweep
 
     asked = asked_of(
@@ -72,23 +90,43 @@ def report(
         where=where,
         law=law,
         curve=curve,
+        surface=surface,
+        joint=joint,
+        irreducible=irreducible,
+        sensitivity=sensitivity,
         baseline=baseline,
+        reference=reference,
     )
     found = open_source(source, overrides or [], runs, asked)
-    title = Path(found.title).name
+    title, by_method = Path(found.title).name, method_of(method)
     answer = fit_question(
-        found.table, found.question, method=method_of(method), lr=lr, loss=loss, title=title, told=found.warnings
+        found.table, found.question, method=by_method, lr=lr, loss=loss, title=title, told=found.warnings
     )
-    question = replace(found.question, figures=figures_for(answer, found.question))
+    figured = figures_for(answer, found.question)
+    series = read_series(found.folder, found.specs) if found.folder is not None and found.specs else ()
+    if 0 < len(series) <= MOST_LINES:
+        figured = tuple(dict.fromkeys((*figured, "stability")))
+    question = replace(found.question, figures=figured)
     try:
-        figures = plot_question(found.table, question, answer, loss=loss)
+        figures = plot_question(found.table, question, answer, loss=loss, series=series)
     except FitError as error:  # the tables need no figure
         figures, answer = {}, replace(answer, warnings=(*answer.warnings, str(error)))
+    target = targets_of(at or [])
+    predictions = (
+        predict_question(found.table, found.question, target, specs=found.specs, method=by_method, lr=lr, loss=loss)
+        if target
+        else ()
+    )
+    suggestions = (
+        suggest_question(found.table, found.question, specs=found.specs, lr=answer.rate, loss=loss)
+        if answer.optima
+        else ()
+    )
     same = same_cells(source, overrides, runs) if found.folder else shlex.quote(source)
     columns: Options = {"--lr": lr, "--map": map_, "--pattern": pattern, "--by": by, "--per": per, "--law": law}
-    columns |= {"--curve": curve, "--where": where}
+    columns |= {"--curve": curve, "--surface": surface, "--joint": joint, "--irreducible": irreducible}
+    columns |= {"--baseline": baseline, "--reference": reference, "--where": where}
     columns |= {name: value for name, value in (("--loss", loss), ("--method", method)) if value not in USUAL}
-    own: Options = {"--baseline": baseline, "--out": str(out or "")}
     page = Material(
         title=found.title,
         table=found.table,
@@ -97,34 +135,41 @@ def report(
         figures=figures,
         created=datetime.now().astimezone(),
         loss=loss,
+        predictions=predictions,
+        suggestions=suggestions,
         origin=read_origin(*open_sweep(source, overrides or [], runs)) if found.specs else None,
         notes=found.notes,
-        commands=_commands(same, columns, own, launched=bool(found.specs)),
+        commands=_commands(
+            same,
+            columns,
+            fit={"--sensitivity": sensitivity},
+            own={"--at": at, "--out": str(out or "")},
+            launched=bool(found.specs),
+        ),
         tools=tool_versions(),
     )
     default = found.folder.path if found.folder else Path("figures") / Path(source).stem
     typer.echo(f"report: {write_report(page, out or default / 'report.html')}")
 
 
-def _commands(same: str, columns: Options, own: Options, *, launched: bool) -> tuple[str, ...]:
-    """The lines of a shell that make a report again from nothing; `own` options are those that `plot` has not."""
+def _commands(same: str, columns: Options, *, fit: Options, own: Options, launched: bool) -> tuple[str, ...]:
+    """The lines of a shell that make a report again from nothing; `fit` and `own` are what `plot` and `fit` lack."""
     trained = (f"sweeper plan {same}", f"sweeper launch {same}") if launched else ()
-    fit = {name: value for name, value in own.items() if name != "--out"}
     return (
         *trained,
         f"sweeper fit {same}{_words(columns | fit)}",
         f"sweeper plot {same}{_words(columns)}",
-        f"sweeper report {same}{_words(columns | own)}",
+        f"sweeper report {same}{_words(columns | fit | own)}",
     )
 
 
 def _words(given: Options) -> str:
     """Options as they were typed, each with a space before it; those that were not are left out."""
-    words = [
-        word
-        for name, values in given.items()
-        for value in ([values] if isinstance(values, str) else values or [])
-        if value
-        for word in (name, value)
-    ]
+    words: list[str] = []
+    for name, values in given.items():
+        if values is True:
+            words.append(name)
+        else:
+            each = [values] if isinstance(values, str) else values or []
+            words += [word for value in each if value for word in (name, value)]
     return f" {shlex.join(words)}" if words else ""

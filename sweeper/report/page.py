@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import sweeper
-from sweeper.analysis import FitReport
+from sweeper.analysis import FitReport, SuggestedRuns
 from sweeper.figures import FIGURES
 from sweeper.fits.prediction import LrPrediction
 from sweeper.report.cells import Column, cell_of, form_of
@@ -53,6 +53,8 @@ class Material:
     loss: str = "loss"
     """Column of the loss."""
     predictions: Sequence[LrPrediction] = ()
+    suggestions: Sequence[SuggestedRuns] = ()
+    """What to run next; without them only the optima say so."""
     origin: Origin | None = None
     """None for a file."""
     notes: Sequence[str] = ()
@@ -254,7 +256,7 @@ def _keys(item: Any) -> Iterator[str]:
 def _summary(material: Material) -> Html:
     origin, report = material.origin, material.report
     told = [*findings(report, material.table, material.question), *map(prediction_sentence, material.predictions)]
-    steps = next_steps(report, len(origin.missing) if origin else 0)
+    steps = next_steps(report, len(origin.missing) if origin else 0, material.suggestions)
     best = best_runs(material.table, material.question, material.loss)
     return join(
         tag("ul", (tag("li", sentence) for sentence in told), class_="findings") if told else None,

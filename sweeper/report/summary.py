@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from sweeper.analysis import FitReport, published_law
+from sweeper.analysis import FitReport, SuggestedRuns, published_law
 from sweeper.analysis.question import RATES
 from sweeper.fits.comparison import Comparison
 from sweeper.fits.dependence import NEGLIGIBLE, Dependence
+from sweeper.fits.design import Suggestion
 from sweeper.fits.loss_curve import Leverage, LossCurveFit
 from sweeper.fits.losses import Key
 from sweeper.fits.optimum import Optimum
@@ -16,6 +17,7 @@ from sweeper.report.html import Html, join, tag
 from sweeper.spec import Question
 from sweeper.table import Table, numbers, split
 from sweeper.terminal import counted
+from sweeper.terminal.suggest import WHY
 
 SYMBOLS: Mapping[str, str] = {"tokens": "T", "flops": "C", "params": "N", "batch_tokens": "B"}
 """The papers' names of the axes."""
@@ -40,9 +42,15 @@ def findings(report: FitReport, table: Table, question: Question) -> list[Html]:
     return said
 
 
-def next_steps(report: FitReport, missing: int) -> list[str]:
-    """What to run next, as far as the results themselves say so."""
+def next_steps(report: FitReport, missing: int, suggestions: Sequence[SuggestedRuns] = ()) -> list[str]:
+    """What to run next: what `sweeper suggest` says, or as far as the results themselves say so."""
     steps = [f"launch the sweep again: {counted(missing, 'run')} of it {_have(missing)} no result"] if missing else []
+    pending = [row.suggestion for row in suggestions if row.pending]
+    if suggestions:
+        steps += [_suggestion_sentence(found) for found in pending[:NAMED]]
+        if len(pending) > NAMED:
+            steps.append(f"{counted(len(pending) - NAMED, 'more group')}: see sweeper suggest")
+        return steps
     for status, side in (("edge_low", "below"), ("edge_high", "above")):
         beyond = [o for o in report.optima if o.status == status]
         if beyond:
@@ -54,6 +62,15 @@ def next_steps(report: FitReport, missing: int) -> list[str]:
     if few:
         steps.append(f"add learning rates to {_named([_setting(o.group) for o in few])}: a valley needs three")
     return steps
+
+
+def _suggestion_sentence(found: Suggestion) -> str:
+    """Rates, group and reason, and what they are expected to leave of the interval."""
+    rates = " and ".join(significant(lr) for lr in found.lrs)
+    gain = ""
+    if found.half_width is not None and found.expected is not None:
+        gain = f" (±{found.half_width:.2f} → ±{found.expected:.2f} octaves)"
+    return f"run {rates} for {_setting(found.group)}: {WHY[found.why]}{gain}"
 
 
 def optima_sentence(optima: Sequence[Optimum]) -> Html:
