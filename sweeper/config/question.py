@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
-from sweeper.columns import COLUMNS, law_sides
+from sweeper.columns import COLUMNS, law_sides, surface_sides
 from sweeper.config.source import Source
 from sweeper.errors import ConfigError
 from sweeper.grid.axes import flat_grids, written
@@ -23,14 +23,14 @@ def read_question(source: Source, arms: Sequence[Arm], names: Collection[str]) -
     """
     question = build(Question, source.values.get("question") or {}, "question", place=source.place)
     columns = _columns(source, arms)
-    for part in ("by", "per"):
+    for part in ("by", "per", "joint"):
         for i, name in enumerate(getattr(question, part)):
             _check_column(name, columns, source.place(f"question.{part}[{i}]"))
-    for part in ("laws", "curves"):
+    for part, sides_of in (("laws", law_sides), ("curves", law_sides), ("surfaces", surface_sides)):
         for i, law in enumerate(getattr(question, part)):
             place = source.place(f"question.{part}[{i}]")
             try:
-                sides = law_sides(law)
+                sides: tuple[str, ...] = sides_of(law)
             except ValueError as error:
                 raise ConfigError(f"{place}: {error}") from error
             for name in sides:

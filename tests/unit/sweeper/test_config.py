@@ -450,6 +450,8 @@ class TestErrors:
             ("per: [arms]", "question.per[0]: the results have no column 'arms'; did you mean 'arm'?"),
             ("figures: [lr, flop]", "question.figures[1]: no figure 'flop'; did you mean 'flops'?"),
             ("curves: [loss flops]", "question.curves[0]: cannot read the law 'loss flops'; write two columns, such as 'lr_peak ~ tokens'"),
+            ("surfaces: [loss ~ params]", "question.surfaces[0]: cannot read the surface 'loss ~ params'; write three columns, such as 'loss ~ params + tokens'"),
+            ("joint: [token]", "question.joint[0]: the results have no column 'token'; did you mean 'tokens'?"),
             ("laws: [lr_peak ~ token]", "question.laws[0]: the results have no column 'token'; did you mean 'tokens'?"),
             ("baseline: plan", "question.baseline: no arm 'plan'; did you mean 'plain'?"),
             ("reference: hyper", "question.reference: got 'hyper'; did you mean 'hyperp'?"),
