@@ -11,16 +11,18 @@ from builders import run_record, run_spec, tiny_sweep
 from report_material import NASTY, material, sweep_table, table_12
 from typer.testing import CliRunner
 
-from sweeper.analysis import predict_question
+from sweeper.analysis import FitReport, SuggestedRuns, predict_question
 from sweeper.cli import app
 from sweeper.errors import DiskError
 from sweeper.fits.comparison import Comparison
 from sweeper.fits.dependence import Dependence
+from sweeper.fits.design import Suggestion
 from sweeper.fits.joint import JointFit
 from sweeper.records import SweepFolder, write_json, write_record
 from sweeper.report import read_origin, render_report, write_report
 from sweeper.report.html import join, tag
 from sweeper.report.night import luminance, night_of
+from sweeper.report.summary import next_steps
 from sweeper.report.tables import PAGE_ROWS, make_grid, render_grid, results_rows, rows_of
 from sweeper.spec import Question
 
@@ -312,7 +314,7 @@ def test_the_command_writes_a_page_of_a_file_with_the_words_that_make_it_again(t
     assert done.output.strip().endswith("report: figures/table 12/report.html")
     text = Page((tmp_path / "figures" / "table 12" / "report.html").read_text()).text
     assert "sweeper fit 'table 12.csv' --map flops=C --per arm --curve 'loss ~ flops' --baseline muon\n" in text
-    assert "sweeper plot 'table 12.csv' --map flops=C --per arm --curve 'loss ~ flops'\n" in text
+    assert "sweeper plot 'table 12.csv' --map flops=C --per arm --curve 'loss ~ flops' --baseline muon\n" in text
 
 
 def test_the_command_goes_where_it_is_told(tmp_path):
@@ -321,3 +323,14 @@ def test_the_command_goes_where_it_is_told(tmp_path):
     done = CliRunner().invoke(app, ["report", str(source), "--out", str(out), "--method", "parabola"])
     assert done.exit_code == 0, done.output
     assert "a parabola in ln η" in out.read_text()
+
+
+def test_next_runs_are_those_that_suggest_gives_where_there_are_some():
+    suggestion = Suggestion(group={"tokens": 131072}, why="extend", lrs=(0.113,), half_width=None, expected=None)
+    row = SuggestedRuns(suggestion=suggestion, flops=1e12, cells=(), waiting=0)
+    report = FitReport(
+        runs=3, rate="lr", method="linex", excluded={}, optima=(), laws=(), curves=(), leverage=(), warnings=()
+    )
+    (step,) = next_steps(report, 0, [row])
+    assert step == "run 0.113 for tokens 131K: the best rate is the outermost"
+    assert next_steps(report, 0, [replace(row, suggestion=replace(suggestion, why="done", lrs=()))]) == []
