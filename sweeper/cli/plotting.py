@@ -77,7 +77,7 @@ def plot(
     Example: sweeper plot quickstart --figure lr,law,stability --format png,svg
     """
     from sweeper.analysis import fit_question
-    from sweeper.figures import FIGURES, asked_by, plot_question, save_figure, style_of
+    from sweeper.figures import FIGURES, NEEDS, asked_by, plot_question, save_figure, style_of
     from sweeper.series import read_series
     from sweeper.sources import open_source
     from sweeper.terminal.plot import print_figures
@@ -128,5 +128,8 @@ def plot(
     if damaged:
         typer.echo(f"warning: {damaged} damaged lines of metrics.jsonl are left out", err=True)
     for name in (name for name in question.figures if name not in drawn):
-        typer.echo(f"no data for the figure {name!r}: left out", err=True)
+        typer.echo(f"no data for the figure {name!r}: left out; it needs {NEEDS[name]}", err=True)
+    pairs = list(dict.fromkeys(f"{curve.y} ~ {curve.x}" for curve in report.curves))
+    if "flops" in drawn and len(pairs) > 1:
+        typer.echo(f"the figure 'flops' shows {pairs[0]}; draw {' and '.join(pairs[1:])} with --curve", err=True)
     print_figures(path for name, made in drawn.items() for path in save_figure(made, folder, name, names(formats)))

@@ -6,7 +6,7 @@ from sweeper.figures.heat import plot_heat
 from sweeper.figures.joint import plot_joint
 from sweeper.figures.law import plot_law
 from sweeper.figures.lr import plot_lr_sweep
-from sweeper.figures.question import FIGURES, asked_by, plot_question
+from sweeper.figures.question import FIGURES, NEEDS, asked_by, plot_question
 from sweeper.figures.saving import save_figure
 from sweeper.figures.sensitivity import plot_sensitivity
 from sweeper.figures.stability import plot_stability
@@ -16,6 +16,7 @@ from sweeper.figures.text import amount, round_ticks
 
 __all__ = [
     "FIGURES",
+    "NEEDS",
     "STYLES",
     "Looks",
     "amount",

@@ -103,7 +103,7 @@ def plot_heat(
         entries: dict[str, Artist] = {"best of its row": sign("*", color="black", mfc="white", ms=mark(1.6))}
         if any(np.isnan(cell.loss) for _, found in shown for cell in found):
             entries["diverged"] = Rectangle((0, 0), 1, 1, **DIVERGED)
-        legend(figure, chosen, entries)
+        legend(figure, chosen, entries, below=True)
         said = [f"lowest over {plain_text(', '.join(others))}"] if others else []
         said += [f"{len(shown)} of {len(panels_of)} panels"] if len(shown) < len(panels_of) else []
         if said:

@@ -9,9 +9,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from sweeper.figures.style import LEGEND_MOST, MARKERS, canvas, drawing, legend, mark, note, sequence, stroke, thinned
-from sweeper.figures.text import amount, label, words
+from sweeper.figures.text import word, words
 from sweeper.fits.joint import JointFit
 from sweeper.fits.linex import g
+from sweeper.fits.losses import plain
 from sweeper.laws.arrays import FloatArray
 
 Runs = tuple[FloatArray, FloatArray, FloatArray]
@@ -54,7 +55,7 @@ def plot_joint(fits: Sequence[tuple[JointFit, Runs]], *, style: str = "paper") -
                     }
                     dots |= {"mec": "white", "mew": stroke(0.3), "ms": mark()}
                     (line,) = axes.plot(u[own], reduced[own], zorder=3, **dots)
-                    entries.setdefault(f"{label(fit.x)} {amount(budget)}", line)
+                    entries.setdefault(word(fit.x, plain(budget)), line)
             axes.set_xlabel(r"$u = \ln\,\eta - \ln\,(a\,T^{\,b})$")
             who = words(fit.per)
             constants = f"$b$ = {fit.b:.3f}, $\\beta$ = {fit.beta:.3f}".replace("-", "−")

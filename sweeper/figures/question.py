@@ -43,6 +43,19 @@ FIGURES: Mapping[str, str] = {
 }
 """What `plot` can draw, by the name that a question uses."""
 
+NEEDS: Mapping[str, str] = {
+    "lr": "learning rates and losses of runs",
+    "law": "a law of the optimum (--law 'lr_peak ~ tokens') or a column to draw it against (--x)",
+    "flops": "a curve through the best runs (--curve 'loss ~ flops') and budgets enough to fit it",
+    "heat": "columns that groups are formed by (--by), or its own (--heat lr,tokens)",
+    "sensitivity": "a group of four learning rates or more with an optimum",
+    "arms": "a column that sets arms apart (--per)",
+    "surface": "a surface (--surface 'loss ~ params + tokens') and sizes and data enough to fit it",
+    "joint": "a column of data (--joint tokens) with three budgets or more",
+    "stability": "a sweep whose runs have written metrics; a file has none",
+}
+"""What a figure without data lacks."""
+
 SPACES: tuple[Space, ...] = ("linear", "log")
 
 
@@ -86,7 +99,8 @@ def plot_question(
         if figure is not None:
             drawn[name] = figure
     if not drawn:
-        raise FitError(f"no data for the figures {', '.join(question.figures)}; run more of the sweep, or name others")
+        lacking = "; ".join(f"{name} needs {NEEDS.get(name, 'another name')}" for name in question.figures)
+        raise FitError(f"no data for the figures {', '.join(question.figures)}: {lacking}")
     return drawn
 
 

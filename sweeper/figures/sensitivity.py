@@ -43,6 +43,7 @@ def plot_sensitivity(
     bare = distinct({name: v for name, v in key.items() if name not in per} for key in keys)
     arms = distinct({name: v for name, v in key.items() if name in per} for key in keys)
     looks = looks or Looks(arms=arms, groups=bare)
+    counted = sorted({row.rates for row in known} | {n for item in reference for n in item.rates})
     many = len(keys) > LEGEND_MOST
     with drawing(style) as chosen:
         figure, panels = canvas(chosen, 2, across=2)
@@ -73,7 +74,7 @@ def plot_sensitivity(
             axes.set_yscale("log")
             axes.margins(0.06)
             log_ticks(axes, "y", lambda value: f"{value:g} %", most=6)
-            axes.xaxis.set_major_locator(FixedLocator(sorted({row.rates for row in known})))
+            axes.xaxis.set_major_locator(FixedLocator(counted))
             axes.xaxis.set_minor_locator(NullLocator())
             axes.set_xlabel("learning rates of the sweep")
         panels[0].set_ylabel("mean error of the optimal rate")

@@ -21,11 +21,11 @@ from sweeper.series import STABILITY, Series
 from sweeper.spec import Value
 
 PANELS = {
-    "loss": "training loss (nats/token)",
+    "loss": "training loss\n(nats/token)",
     "grad_norm": "gradient norm",
     "lr": "learning rate",
     "tokens_per_s": "tokens/s",
-    "val/loss": "validation loss (nats/token)",
+    "val/loss": "validation loss\n(nats/token)",
 }
 """Metrics of every run, in the order of their panels."""
 STABLE = {
@@ -37,6 +37,8 @@ STABLE = {
 }
 """Words for metrics of HyperP §5.1 (arXiv 2603.28743); any other goes by its own name."""
 LOGARITHMIC = ("grad_norm",)
+METRICS = 9
+"""Panels, on a slide too."""
 RUNS = 60
 """Lines of a panel at most."""
 BUCKETS = 300
@@ -72,7 +74,7 @@ def plot_stability(series: Sequence[Series], *, colour: str = "", style: str = "
     with drawing(style) as chosen:
         ordered = sorted(series, key=lambda item: _sortable(item.labels[colour]))
         runs = thinned(ordered, RUNS)
-        shown = metrics[: chosen.panels]
+        shown = metrics[: max(chosen.panels, METRICS)]
         figure, panels = canvas(chosen, len(shown), across=2 if len(shown) <= 4 else 3, aspect=0.6)
         colours, entries, bar = _colours(runs, colour)
         for axes, name in zip(panels, shown, strict=True):

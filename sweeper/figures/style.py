@@ -107,7 +107,7 @@ class Style:
 
 STYLES: Mapping[StyleName, Style] = {
     "paper": Style(name="paper", points=8, column=3.25, page=6.75, height=None, across=4, panels=20),
-    "slides": Style(name="slides", points=15, column=13.333, page=13.333, height=7.5, across=3, panels=6),
+    "slides": Style(name="slides", points=15, column=40 / 3, page=40 / 3, height=7.5, across=3, panels=6),
 }
 """One column and the page of a two-column paper; a 16:9 slide."""
 
@@ -239,12 +239,18 @@ def canvas(
     return figure, tuple(grid[:panels])
 
 
-def legend(figure: Figure, style: Style, entries: Mapping[str, Artist], title: str = "") -> None:
-    """A legend outside of all panels: below them on paper, where it adds to the height, beside them on a slide."""
+def legend(
+    figure: Figure, style: Style, entries: Mapping[str, Artist], title: str = "", *, below: bool = False
+) -> None:
+    """A legend outside of all panels: below them on paper, where it adds to the height, beside them on a slide.
+
+    Args:
+        below: Whether it is so short that it goes below on a slide too.
+    """
     if not entries:
         return
     em = float(mpl.rcParams["legend.fontsize"]) / 72
-    beside = style.height is not None
+    beside = style.height is not None and not below
     room = figure.get_figwidth() * (0.3 if beside else 1) - 0.1
     texts = [wrapped(text, room - HANDLE_EM * em) for text in entries]
     more: dict[str, Any] = {"title": title} if title else {}
@@ -256,7 +262,8 @@ def legend(figure: Figure, style: Style, entries: Mapping[str, Artist], title: s
     heights = [1 + text.count("\n") for text in texts]
     deep = math.ceil(len(entries) / columns)  # entries fill the columns from above, one after the other
     lines = max(sum(heights[i : i + deep]) for i in range(0, len(heights), deep)) + bool(title)
-    figure.set_figheight(figure.get_figheight() + lines * 1.5 * em + 0.08)
+    if style.height is None:
+        figure.set_figheight(figure.get_figheight() + lines * 1.5 * em + 0.08)
     figure.legend(list(entries.values()), texts, loc="outside lower center", ncols=columns, **more)
 
 

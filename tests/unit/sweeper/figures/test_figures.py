@@ -232,6 +232,7 @@ def test_sensitivities_have_a_line_per_group_before_the_published_ones():
     rows = [sensitivity(n, 0.1 / n, tokens=t) for t in (1e9, 2e9) for n in (3, 4, 5)]
     figure = plot_sensitivity(rows, reference=HYPERP.sensitivity)
     assert texts(figure) == ["HyperP table 14 (5 budgets)", "1B tokens", "2B tokens"]
+    assert list(figure.axes[0].get_xticks()) == [3, 4, 5, 6, 7]
     assert len(figure.axes[0].get_lines()) == 7
 
 
@@ -307,7 +308,7 @@ def series(run, lr, rows=50, **metrics):
 def test_stability_has_a_panel_per_metric_that_is_there():
     runs = [series("a", 0.01, **{"stability/maxvio": np.ones(50)}), series("b", 0.02)]
     figure = plot_stability(runs)
-    assert [axes.get_ylabel() for axes in figure.axes] == ["training loss (nats/token)", "gradient norm", "MaxVio"]
+    assert [axes.get_ylabel() for axes in figure.axes] == ["training loss\n(nats/token)", "gradient norm", "MaxVio"]
     assert texts(figure) == ["peak learning rate $\\eta$ 0.01", "peak learning rate $\\eta$ 0.02"]
 
 
