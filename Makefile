@@ -34,16 +34,18 @@ $(READY): pyproject.toml
 	@$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
 
-demo: setup ## Plan, train, fit, predict and plot the quickstart sweep (about 5 minutes on 2 cores)
+demo: setup ## Plan, train, fit, predict, plot and report the quickstart sweep (about 5 minutes on 2 cores)
 	$(BIN)/sweeper plan quickstart
 	$(BIN)/sweeper launch quickstart
 	$(BIN)/sweeper collect quickstart
 	$(BIN)/sweeper fit quickstart
 	$(BIN)/sweeper predict quickstart --tokens 4e6
+	$(BIN)/sweeper suggest quickstart
 	$(BIN)/sweeper plot quickstart
+	$(BIN)/sweeper report quickstart --at tokens=4e6
 	@folder="$${SWEEPER_RUNS:-runs}/quickstart"; \
 	printf '\nThe sweep is trained, fitted and plotted. Look at\n'; \
-	printf '  %s\n' "$$folder"/figures/*.p[nd][gf] "$$folder"/results.csv
+	printf '  %s\n' "$$folder"/report.html "$$folder"/figures/*.p[nd][gf] "$$folder"/results.csv
 
 test: setup ## Every test without a marker
 	@$(BIN)/pytest -m 'not slow and not slurm and not gpu and not browser'
