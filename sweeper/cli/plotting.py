@@ -85,8 +85,8 @@ def plot(
 
     style_of(style)
     across_and_up = names(heat)
-    if heat and len(across_and_up) != 2:
-        raise SweeperError(f"--heat {heat!r}: expected the columns across and up, by a comma, such as lr,tokens")
+    if heat and len(set(across_and_up)) != 2:
+        raise SweeperError(f"--heat {heat!r}: expected two columns, across and up, such as lr,tokens")
     for name in names(figure):
         if name not in FIGURES:
             raise SweeperError(f"--figure {name!r}: no such figure; {did_you_mean(name, FIGURES)}")

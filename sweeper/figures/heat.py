@@ -79,7 +79,7 @@ def plot_heat(
     with drawing(style) as chosen:
         shown = thinned(panels_of, chosen.panels)
         tall = max(len({cell.y for cell in found}) for _, found in shown)
-        aspect = min(1.1, max(0.5, 0.13 * tall + 0.25))
+        aspect = min(1.1, max(0.62, 0.13 * tall + 0.25))
         figure, panels = canvas(chosen, len(shown), across=3, aspect=aspect)
         values = np.concatenate([_coloured(found, excess) for _, found in shown])
         norm = _norm(values, excess)
@@ -88,20 +88,24 @@ def plot_heat(
             axes.set_title(words(key), fontsize=chosen.points - (len(shown) > 3))
             axes.set_xlabel(label(x) if place + 3 >= len(shown) else "")
             axes.set_ylabel(label(y) if place % 3 == 0 else "")
-        quantity = label(loss_name)
+        # Words that a map of one row has room for.
+        name = plain_text(loss_name.replace("_", " "))
+        quantity = f"{name} above row's best\n(nats/token)" if excess else label(loss_name).replace(" (", "\n(")
         bar = figure.colorbar(
             ScalarMappable(norm=norm, cmap=COLOURS),
             ax=list(panels),
-            label=quantity.replace(" (", " above\nthe row's best (") if excess else quantity,
-            extend="max" if np.nanmax(values) > norm.vmax else "neither",
+            label=quantity,
+            extend="max" if np.any(values > norm.vmax) else "neither",
             pad=0.02,
             aspect=25,
             shrink=1 / min(2, math.ceil(len(shown) / 3)),
             anchor=(0, 1),
         )
         bar.outline.set_linewidth(stroke(0.4))
-        entries: dict[str, Artist] = {"best of its row": sign("*", color="black", mfc="white", ms=mark(1.6))}
-        if any(np.isnan(cell.loss) for _, found in shown for cell in found):
+        entries: dict[str, Artist] = {}
+        if np.isfinite(values).any():
+            entries["best of its row"] = sign("*", color="black", mfc="white", ms=mark(1.6))
+        if np.isnan(values).any():
             entries["diverged"] = Rectangle((0, 0), 1, 1, **DIVERGED)
         legend(figure, chosen, entries, below=True)
         said = [f"lowest over {plain_text(', '.join(others))}"] if others else []

@@ -58,7 +58,8 @@ def test_a_figure_alone_without_data_is_an_error_that_says_what_it_needs(runs):
     [
         (("--figure", "hart"), "--figure 'hart': no such figure; did you mean 'heat'?"),
         (("--style", "poster"), "no style 'poster' of figures; "),
-        (("--heat", "lr"), "--heat 'lr': expected the columns across and up, by a comma, such as lr,tokens"),
+        (("--heat", "lr"), "--heat 'lr': expected two columns, across and up, such as lr,tokens"),
+        (("--heat", "lr,lr"), "--heat 'lr,lr': expected two columns, across and up, such as lr,tokens"),
         (("--figure", "heat", "--heat", "lr,token"), "no column 'token'; did you mean 'tokens'?"),
         (("--figure", "law", "--x", "depth"), "no column 'depth'; "),
         (("--figure", "law", "--x", "loss"), "a law along loss needs one loss per optimum"),

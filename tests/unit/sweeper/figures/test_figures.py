@@ -207,6 +207,13 @@ def test_the_best_cell_of_each_row_is_starred_and_diverged_ones_are_hatched():
     assert texts(figure) == ["best of its row", "diverged"]
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_map_of_diverged_runs_only_is_hatched_throughout():
+    runs = make_losses([0.1, 0.2], [9.0, 9.0], diverged=[True, True], covariates={"tokens": [1e9, 1e9]})
+    figure = plot_heat(runs, "lr_peak", "tokens")
+    assert [bool(patch.get_hatch()) for patch in figure.axes[0].patches] == [True, True]
+
+
 def test_rows_with_rates_of_their_own_lie_at_true_scale():
     rates = np.concatenate([RATES, RATES * 1.37])
     runs = make_losses(rates, 2.5 + rates, covariates={"tokens": [1e9] * 5 + [2e9] * 5})
