@@ -1,33 +1,36 @@
 """From a table, a question to it and its answer to the figures: each by its name."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from sweeper.analysis import FitReport, curve_points, optima_along
 from sweeper.analysis.question import separate_arms
+from sweeper.analysis.surfaces import surface_points
 from sweeper.errors import FitError
 from sweeper.figures.arms import plot_arms
 from sweeper.figures.flops import plot_flops
 from sweeper.figures.heat import plot_heat
 from sweeper.figures.joint import plot_joint
 from sweeper.figures.law import plot_law
-from sweeper.figures.lr import colour_keys, plot_lr_sweep
+from sweeper.figures.lr import colour_keys, panel_columns, plot_lr_sweep
 from sweeper.figures.sensitivity import plot_sensitivity
 from sweeper.figures.stability import plot_stability
 from sweeper.figures.style import Looks, distinct
 from sweeper.figures.surface import plot_surface
 from sweeper.figures.text import label
+from sweeper.fits.joint import JointFit
 from sweeper.fits.losses import Key, make_losses
 from sweeper.fits.optimum import Optimum, fit_lr_optima, members, settings
 from sweeper.fits.power_law import PowerLawFit, Space, fit_optimum_law
+from sweeper.fits.surface import SurfaceFit
 from sweeper.laws.arrays import FloatArray
 from sweeper.laws.published import PAPERS, Paper, PublishedOptima, PublishedSweep
 from sweeper.series import Series
 from sweeper.spec import Question
-from sweeper.table import Table, losses, numbers, split
+from sweeper.table import Table, losses, lr_column, numbers, split
 from sweeper.table import distinct as values_of
 
 FIGURES: Mapping[str, str] = {
@@ -91,13 +94,21 @@ def plot_question(
         FitError: None of them has anything to show, or one that was asked for in its own words cannot be drawn.
     """
     question = separate_arms(table, question)
-    drawn: dict[str, Figure] = {}
-    paper = PAPERS.get(question.reference)
-    looks = _looks(question, report)
-    for name in question.figures:
-        figure = _draw(name, table, question, report, looks, paper, loss, style, tuple(x), heat, series, colour)
-        if figure is not None:
-            drawn[name] = figure
+    scene = _Scene(
+        table=table,
+        question=question,
+        report=report,
+        looks=_looks(table, question, report),
+        paper=PAPERS.get(question.reference),
+        loss=loss,
+        style=style,
+        x=tuple(x),
+        heat=heat,
+        series=tuple(series),
+        colour=colour,
+    )
+    figures = {name: _draw(name, scene) for name in question.figures}
+    drawn = {name: figure for name, figure in figures.items() if figure is not None}
     if not drawn:
         lacking = "; ".join(f"{name} needs {NEEDS.get(name, 'another name')}" for name in question.figures)
         raise FitError(f"no data for the figures {', '.join(question.figures)}: {lacking}")
@@ -116,123 +127,142 @@ def asked_by(question: Question, table: Table, figures: Sequence[str]) -> Questi
     return named
 
 
-def _draw(
-    name: str,
-    table: Table,
-    question: Question,
-    report: FitReport,
-    looks: Looks,
-    paper: Paper | None,
-    loss: str,
-    style: str,
-    x: tuple[str, ...],
-    heat: tuple[str, str] | None,
-    series: Sequence[Series],
-    colour: str,
-) -> Figure | None:
-    per, rate, optima = question.per, report.rate, report.optima
-    if name == "lr" and optima:
-        return plot_lr_sweep(
-            losses(table, tuple(optima[0].group), lr=rate, loss=loss),
-            optima,
-            per=per,
-            lr_name=rate,
-            loss_name=loss,
-            published=_sweeps(table, question, rate, paper),
-            looks=looks,
-            style=style,
-        )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Scene:
+    """What the figures of one question have in common, and what was asked of single ones."""
+
+    table: Table
+    question: Question
+    report: FitReport
+    looks: Looks
+    paper: Paper | None
+    loss: str
+    style: str
+    x: tuple[str, ...]
+    heat: tuple[str, str] | None
+    series: tuple[Series, ...]
+    colour: str
+
+
+def _draw(name: str, scene: _Scene) -> Figure | None:
+    """One figure by its name; None where there is nothing to show."""
+    report, per, style = scene.report, scene.question.per, scene.style
+    if name == "lr" and report.optima:
+        return _lr(scene)
     if name == "law":
-        made = _law(table, question, report, looks, paper, style, x) if optima else None
-        return made or _column_law(table, report, looks, paper, style)
+        return _law(scene) or _column_law(scene)
     if name == "flops" and report.curves:
-        first = report.curves[0]
-        same = tuple(curve for curve in report.curves if (curve.x, curve.y) == (first.x, first.y))
-        return plot_flops(
-            curve_points(table, first.x, first.y, tuple(first.per), optima),
-            same,
-            runs=(numbers(table, first.x), numbers(table, first.y)),
-            leverage=report.leverage,
-            baseline=question.baseline,
-            reference=paper.curves if paper and (first.x, first.y) == ("flops", "loss") else (),
-            looks=looks,
-            style=style,
-        )
-    if name == "heat" and (optima or heat):
-        return _heat(table, question, rate or "lr_peak", heat, loss, style)
+        return _flops(scene)
+    if name == "heat" and (report.optima or scene.heat):
+        return _heat(scene)
     if name == "sensitivity" and any(row.lr_error is not None for row in report.sensitivity):
-        published = paper.sensitivity if paper else ()
-        return plot_sensitivity(report.sensitivity, per=per, reference=published, style=style)
-    if name == "arms" and per and any(o.lr is not None and o.loss is not None for o in optima):
+        published = scene.paper.sensitivity if scene.paper else ()
+        # Where losses have panels for some columns, the colours of groups are only those of the last.
+        looks = scene.looks if panel_columns(report.optima, per) == per else None
+        return plot_sensitivity(report.sensitivity, per=per, reference=published, looks=looks, style=style)
+    if name == "arms" and per and any(o.lr is not None and o.loss is not None for o in report.optima):
         return plot_arms(
-            optima,
+            report.optima,
             report.comparisons,
             per=per,
-            baseline=question.baseline,
-            lr_name=rate,
-            loss_name=loss,
-            looks=looks,
+            baseline=scene.question.baseline,
+            lr_name=report.rate,
+            loss_name=scene.loss,
+            looks=scene.looks,
             style=style,
         )
     if name == "surface" and report.surfaces:
-        rows = [(fit, _lowest(table, fit.per, (fit.N, fit.D), fit.y)) for fit in report.surfaces]
-        return plot_surface(rows, style=style)
+        return plot_surface([(fit, _pairs(scene, fit)) for fit in report.surfaces], style=style)
     if name == "joint" and report.joint:
-        return plot_joint([(fit, _runs(table, fit.per, fit.x, fit.rate, fit.y)) for fit in report.joint], style=style)
-    if name == "stability" and series:
-        return plot_stability(series, colour=colour, style=style)
+        return plot_joint([(fit, _runs(scene.table, fit)) for fit in report.joint], style=style)
+    if name == "stability" and scene.series:
+        return plot_stability(scene.series, colour=scene.colour, style=style)
     return None
 
 
-def _looks(question: Question, report: FitReport) -> Looks:
-    """One colour per arm and one per group, whatever the figure."""
+def _looks(table: Table, question: Question, report: FitReport) -> Looks:
+    """One colour per arm and one per group, whatever the figure; an arm without any fit has one too."""
     arms = [*settings(report.optima, question.per)] if report.optima else []
-    arms += [curve.per for curve in report.curves] + [law.per for law in report.laws]
-    return Looks(arms=distinct(arms or [{}]), groups=colour_keys(report.optima, question.per))
+    arms += [key for key, _ in split(table, question.per)]
+    return Looks(arms=distinct(arms), groups=colour_keys(report.optima, question.per))
 
 
-def _law(
-    table: Table,
-    question: Question,
-    report: FitReport,
-    looks: Looks,
-    paper: Paper | None,
-    style: str,
-    x: tuple[str, ...],
-) -> Figure | None:
+def _lr(scene: _Scene) -> Figure:
+    optima, rate = scene.report.optima, scene.report.rate
+    return plot_lr_sweep(
+        losses(scene.table, tuple(optima[0].group), lr=rate, loss=scene.loss),
+        optima,
+        per=scene.question.per,
+        lr_name=rate,
+        loss_name=scene.loss,
+        published=_sweeps(scene),
+        looks=scene.looks,
+        style=scene.style,
+    )
+
+
+def _flops(scene: _Scene) -> Figure:
+    """The curves between the columns of the first one; leverage is of those too."""
+    curves = scene.report.curves
+    x, y = curves[0].x, curves[0].y
+    return plot_flops(
+        curve_points(scene.table, x, y, tuple(curves[0].per), scene.report.optima),
+        [curve for curve in curves if (curve.x, curve.y) == (x, y)],
+        runs=(numbers(scene.table, x), numbers(scene.table, y)),
+        leverage=scene.report.leverage,
+        baseline=scene.question.baseline,
+        reference=scene.paper.curves if scene.paper and (x, y) == ("flops", "loss") else (),
+        looks=scene.looks,
+        style=scene.style,
+    )
+
+
+def _law(scene: _Scene) -> Figure | None:
+    report, question, looks = scene.report, scene.question, scene.looks
     laws = tuple(law for law in report.laws if law.y == report.rate)
-    columns = x or tuple(dict.fromkeys(law.x for law in laws))
-    if not columns:
+    columns = scene.x or tuple(dict.fromkeys(law.x for law in laws))
+    if not (report.optima and columns):
         return None
-    placed = [dict(optimum.group) for optimum in report.optima]
-    for column in columns:
-        for arm in settings(report.optima, question.per):
-            # Without a law an axis that the runs of a group do not share says nothing of this arm.
-            if column in x or any(law.x == column and law.per == arm for law in laws):
-                own = [i for i, o in enumerate(report.optima) if members((o,), arm)]
-                for i, optimum in zip(own, _along(table, report.optima, own, column), strict=True):
-                    placed[i] |= {column: optimum.group[column]}
-    optima = [replace(o, group=group) for o, group in zip(report.optima, placed, strict=True)]
-    if x:
-        rest = [n for n in question.by if n not in x and set(x) <= set(question.by) and n not in question.per]
-        laws = tuple(law for column in x for law in _laws_along(optima, column, (*question.per, *rest), report.rate))
+    optima = _placed(scene, columns, laws)
+    if scene.x:
+        within = set(scene.x) <= set(question.by)
+        rest = [name for name in question.by if within and name not in (*scene.x, *question.per)]
+        laws = tuple(law for x in scene.x for law in _laws_along(optima, x, (*question.per, *rest), report.rate))
         if rest and laws:
             looks = Looks(arms=distinct(law.per for law in laws))
-    reference = paper.optima if paper else ()
     return plot_law(
         optima,
         laws,
         x=columns,
         lr_name=report.rate,
-        reference=_published(table, report.rate, paper, reference),
+        reference=_published(scene, report.rate),
         looks=looks,
-        style=style,
+        style=scene.style,
     )
 
 
-def _column_law(table: Table, report: FitReport, looks: Looks, paper: Paper | None, style: str) -> Figure | None:
+def _placed(scene: _Scene, columns: Sequence[str], laws: Sequence[PowerLawFit]) -> list[Optimum]:
+    """The optima with their values of the columns.
+
+    Without a law along it, a column that the runs of a group do not share says nothing of an arm, unless it was asked
+    for.
+    """
+    optima, per = scene.report.optima, scene.question.per
+    groups = [dict(optimum.group) for optimum in optima]
+    for column in columns:
+        for arm in settings(optima, per):
+            if column in scene.x or any(law.x == column and law.per == arm for law in laws):
+                own = [place for place, optimum in enumerate(optima) if members((optimum,), arm)]
+                found = optima_along(scene.table, tuple(optima[place] for place in own), column)
+                for place, optimum in zip(own, found, strict=True):
+                    groups[place] |= {column: optimum.group[column]}
+    return [replace(optimum, group=group) for optimum, group in zip(optima, groups, strict=True)]
+
+
+def _column_law(scene: _Scene) -> Figure | None:
     """Laws between two columns, such as those of a table of finished optima: each row is a point."""
-    laws = [law for law in report.laws if law.y != report.rate and law.y in table.columns]
+    table = scene.table
+    laws = [law for law in scene.report.laws if law.y != scene.report.rate and law.y in table.columns]
     laws = [law for law in laws if law.y == laws[0].y]
     if not laws:
         return None
@@ -241,9 +271,8 @@ def _column_law(table: Table, report: FitReport, looks: Looks, paper: Paper | No
         rows = _rows(table, dict(setting))
         pairs = zip(numbers(rows, column), numbers(rows, laws[0].y), strict=True)
         points += [_point({**dict(setting), column: float(at)}, float(y)) for at, y in pairs if at > 0 and y > 0]
-    reference = paper.optima if paper else ()
-    published = _published(table, laws[0].y, paper, reference) if laws[0].y.startswith("lr") else ()
-    return plot_law(points, laws, y_label=label(laws[0].y), reference=published, looks=looks, style=style)
+    reference = _published(scene, laws[0].y) if laws[0].y.startswith("lr") else ()
+    return plot_law(points, laws, y_label=label(laws[0].y), reference=reference, looks=scene.looks, style=scene.style)
 
 
 def _point(group: dict[str, Key], value: float) -> Optimum:
@@ -259,10 +288,6 @@ def _point(group: dict[str, Key], value: float) -> Optimum:
         points=1,
         excluded=0,
     )
-
-
-def _along(table: Table, optima: Sequence[Optimum], own: Sequence[int], column: str) -> tuple[Optimum, ...]:
-    return optima_along(table, tuple(optima[i] for i in own), column)
 
 
 def _laws_along(optima: Sequence[Optimum], x: str, per: tuple[str, ...], rate: str) -> tuple[PowerLawFit, ...]:
@@ -282,12 +307,10 @@ def _peak(table: Table, rate: str) -> bool:
     return not (rate == "lr" and "lr_peak" in table.columns)
 
 
-def _published(
-    table: Table, rate: str, paper: Paper | None, optima: tuple[PublishedOptima, ...]
-) -> tuple[PublishedOptima, ...]:
-    if paper is None or not _peak(table, rate):
+def _published(scene: _Scene, rate: str) -> tuple[PublishedOptima, ...]:
+    if scene.paper is None or not _peak(scene.table, rate):
         return ()
-    return (*optima, *_vertices(paper.sweeps))
+    return (*scene.paper.optima, *_vertices(scene.paper.sweeps))
 
 
 def _vertices(sweeps: Sequence[PublishedSweep]) -> tuple[PublishedOptima, ...]:
@@ -314,36 +337,36 @@ def _vertices(sweeps: Sequence[PublishedSweep]) -> tuple[PublishedOptima, ...]:
     return tuple(found)
 
 
-def _sweeps(table: Table, question: Question, rate: str, paper: Paper | None) -> tuple[PublishedSweep, ...]:
+def _sweeps(scene: _Scene) -> tuple[PublishedSweep, ...]:
     """Published sweeps along an axis that alone sets our groups apart."""
-    if paper is None or not _peak(table, rate):
+    if scene.paper is None or not _peak(scene.table, scene.report.rate):
         return ()
-    own = [name for name in question.by if name not in question.per]
-    return tuple(sweep for sweep in paper.sweeps if own == [sweep.axis])
+    own = [name for name in scene.question.by if name not in scene.question.per]
+    return tuple(sweep for sweep in scene.paper.sweeps if own == [sweep.axis])
 
 
-def _heat(
-    table: Table, question: Question, rate: str, heat: tuple[str, str] | None, loss: str, style: str
-) -> Figure | None:
+def _heat(scene: _Scene) -> Figure | None:
+    table, question = scene.table, scene.question
+    rate = scene.report.rate or lr_column(table)
     by = tuple(dict.fromkeys((*question.per, *question.by)))
     own = [name for name in question.by if name not in question.per]
-    if heat is None and not own:
+    if scene.heat is None and not own:
         return None
     # By default a panel per group but for the last column, as in `lr`; what was typed shows the lowest over the others.
-    x, y = heat or (rate, own[-1])
+    x, y = scene.heat or (rate, own[-1])
     x, y = (rate if name in ("lr", "lr_peak") and name not in table.columns else name for name in (x, y))
-    per = tuple(name for name in (question.per if heat else by) if name not in (x, y))
+    per = tuple(name for name in (question.per if scene.heat else by) if name not in (x, y))
     others = [n for n in (rate, *question.by) if n not in (x, y, *per) and len(values_of(table, n)) > 1]
     columns = tuple(dict.fromkeys(name for name in (*per, x, y) if name != rate))
     return plot_heat(
-        losses(table, columns, lr=rate, loss=loss),
+        losses(table, columns, lr=rate, loss=scene.loss),
         x,
         y,
         per=per,
         lr_name=rate,
-        loss_name=loss,
+        loss_name=scene.loss,
         others=others,
-        style=style,
+        style=scene.style,
     )
 
 
@@ -351,22 +374,15 @@ def _rows(table: Table, per: Mapping[str, Key]) -> Table:
     return next(part for key, part in split(table, tuple(per)) if key == per)
 
 
-def _runs(table: Table, per: Mapping[str, Key], x: str, rate: str, y: str) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """The runs of one setting that have all three numbers and did not diverge."""
-    rows = _rows(table, per)
-    columns = [numbers(rows, name) for name in (x, rate, y)]
-    usable = np.all([np.isfinite(column) for column in columns], axis=0)
-    if "state" in rows.columns:
-        usable &= np.asarray(rows["state"] != "diverged")
-    first, second, third = (column[usable] for column in columns)
-    return first, second, third
+def _runs(table: Table, fit: JointFit) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """What a joint fit went through: T, learning rate and loss of the runs of its setting."""
+    found = losses(_rows(table, fit.per), (fit.x,), lr=fit.rate, loss=fit.y)
+    used = found.take(found.used)
+    return used.covariates[fit.x], used.lr, used.loss
 
 
-def _lowest(
-    table: Table, per: Mapping[str, Key], axes: tuple[str, str], y: str
-) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """The lowest y at each pair of values of two columns."""
-    N, D, L = _runs(table, per, axes[0], axes[1], y)
-    order = np.lexsort((L, D, N))
-    first = np.concatenate([[True], (np.diff(N[order]) != 0) | (np.diff(D[order]) != 0)])
-    return N[order][first], D[order][first], L[order][first]
+def _pairs(scene: _Scene, fit: SurfaceFit) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """What a surface went through: size, data and lowest loss of each pair."""
+    surface = f"{fit.y} ~ {fit.N} + {fit.D}"
+    found = surface_points(scene.table, surface, tuple(fit.per), scene.report.optima)
+    return next(points.fitted for points in found if points.per == fit.per)

@@ -31,6 +31,7 @@ def plot_sensitivity(
     Args:
         rows: Of any number of groups.
         per: Columns that set arms apart: their lines differ in style.
+        looks: Colours shared with other figures.
         reference: Published errors, drawn behind ours: they are relative, so that they compare at any scale.
 
     Raises:

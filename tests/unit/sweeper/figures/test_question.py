@@ -220,6 +220,15 @@ def test_an_unknown_style_is_answered_with_the_nearest():
         plot_question(TABLE, question, fit_question(TABLE, question), style="slide")
 
 
+def test_an_arm_without_a_curve_has_its_points_all_the_same():
+    table = pd.DataFrame(
+        {"arm": ["a"] * 4 + ["b"], "flops": [1e18, 2e18, 4e18, 8e18, 1e18], "loss": [3.0, 2.8, 2.65, 2.55, 2.9]}
+    )
+    question = Question(by=(), per=("arm",), laws=(), curves=("loss ~ flops",), figures=("flops",))
+    drawn = plot_question(table, question, fit_question(table, question))["flops"]
+    assert [text.split(":")[0] for text in texts(drawn)] == ["a", "b, best run per budget"]
+
+
 def test_figures_bring_the_fits_that_they_show():
     table = TABLE.assign(params=1)
     asked = asked_by(Question(), table, ("surface", "sensitivity", "joint"))
