@@ -14,14 +14,17 @@ from sweeper.fits.comparison import Comparison
 from sweeper.fits.dependence import Dependence
 from sweeper.fits.joint import JointFit
 from sweeper.fits.loss_curve import Leverage, LossCurveFit
+from sweeper.fits.losses import Losses
 from sweeper.fits.optimum import Method, Optimum
 from sweeper.fits.power_law import PowerLawFit
-from sweeper.fits.sensitivity import Sensitivity, fit_sensitivity
+from sweeper.fits.sensitivity import MOST, Sensitivity, fit_sensitivity
 from sweeper.fits.surface import SurfaceFit
 from sweeper.spec import Question
 from sweeper.table import LeftOut, Table, left_out, lr_column, not_numbers
 
 SCHEMA_VERSION = 1
+SUBSETS = 2000
+"""Subsets of learning rates of one size that are fitted over all groups: seconds, however many groups there are."""
 SHOWN = 3
 """Rows of a kind that warnings name one by one."""
 
@@ -136,9 +139,14 @@ def fit_question(
         comparisons=tuple(comparisons),
         surfaces=tuple(surfaces),
         joint=tuple(joint),
-        sensitivity=fit_sensitivity(runs, by, method) if question.sensitivity and runs is not None else (),
+        sensitivity=_sensitivity(runs, by, method, len(optima)) if question.sensitivity and runs is not None else (),
         warnings=tuple(warnings),
     )
+
+
+def _sensitivity(runs: Losses, by: tuple[str, ...], method: Method, groups: int) -> tuple[Sensitivity, ...]:
+    """As `fit_sensitivity`, with fewer subsets of each size where there are many groups."""
+    return fit_sensitivity(runs, by, method, most=max(10, min(MOST, SUBSETS // max(groups, 1))))
 
 
 def _of(fit: SurfaceFit | JointFit) -> list[str]:

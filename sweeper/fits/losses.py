@@ -94,8 +94,8 @@ def make_losses(
 ) -> Losses:
     """Losses of arrays as they come: what cannot be fitted is kept and named, never dropped.
 
-    A run is left out when it diverged, when its loss is missing or infinite, when its learning rate is missing, not positive
-    or infinite, or when a covariate or label is missing (NaN, empty text).
+    A run is left out when it diverged, when its loss is missing or infinite, when its learning rate is missing, not
+    positive or infinite, or when a covariate or label is missing (NaN, empty text).
 
     >>> make_losses([0.01, 0.02, 0.0], [2.5, float("nan"), 2.4]).reasons()
     {'loss missing': 1, 'learning rate not positive': 1}
