@@ -1,10 +1,28 @@
 """Learning-rate sweeps for language-model pre-training: plan, launch, collect, fit, predict, plot.
 
-Everything that the commands do is a few calls; TOUR.md walks through them. The public names stand in `__init__.pyi`;
-each is found on its first use, so that `import sweeper` is light.
+Everything that the commands do is a few calls; TOUR.md walks through them. The public names are those of `sweeper.api`,
+which is imported when one of them is used: `import sweeper` alone is light.
 """
 
-import lazy_loader
+import importlib
+import importlib.util
+from typing import TYPE_CHECKING
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+if TYPE_CHECKING:
+    from sweeper.api import *  # noqa: F403
+
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> object:
+    # `from sweeper import table` asks here first: a module of that name is none of the library's names.
+    if not name.startswith("_") and importlib.util.find_spec(f"{__name__}.{name}") is None:
+        try:
+            return getattr(importlib.import_module("sweeper.api"), name)
+        except AttributeError:
+            pass
+    raise AttributeError(f"module 'sweeper' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *importlib.import_module("sweeper.api").__all__})

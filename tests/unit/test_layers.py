@@ -17,7 +17,7 @@ ROWS = (
     "config grid arguments plan table suggestions series",
     "scheduler worker worker_entry supervisor command launch submission tend keeper sources merge doctor "
     "overview selection explanation logs steering terminal figures analysis report",
-    "cli",
+    "cli api",
 )
 """From the bottom: a module imports only from its own row and the rows below."""
 

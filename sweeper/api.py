@@ -1,6 +1,6 @@
-"""The public names of the library with their homes: read by type checkers, and by `__init__.py` to find them."""
+"""The public names of the library: what `sweeper.NAME` finds on its first use. TOUR.md walks through them."""
 
-from .analysis import (
+from sweeper.analysis import (
     FitReport,
     SuggestedRuns,
     curve_points,
@@ -9,9 +9,9 @@ from .analysis import (
     predict_question,
     suggest_question,
 )
-from .config import load_sweep
-from .errors import FitError, SweeperError, TableError
-from .figures import (
+from sweeper.config import load_sweep
+from sweeper.errors import FitError, SweeperError, TableError
+from sweeper.figures import (
     plot_arms,
     plot_flops,
     plot_heat,
@@ -24,28 +24,26 @@ from .figures import (
     plot_surface,
     save_figure,
 )
-from .fits.comparison import compare_arms, paired_difference
-from .fits.dependence import fit_dependence
-from .fits.design import suggest_rates
-from .fits.extrapolation import extrapolate
-from .fits.joint import fit_joint
-from .fits.loss_curve import fit_leverage, fit_loss_curve
-from .fits.losses import Losses, make_losses
-from .fits.optimum import Optimum, fit_lr_optima
-from .fits.power_law import fit_optimum_law, fit_power_law
-from .fits.prediction import LrPrediction, predict_lr
-from .fits.sensitivity import fit_sensitivity
-from .fits.surface import fit_surface
-from .grid import expand
-from .laws.loss import LossCurve, LossSurface
-from .laws.power import PowerLaw
-from .laws.transfer import Transfer, rates
-from .records import SweepFolder, read_records
-from .sources import Asked, open_source
-from .spec import Question, RunSpec, Sweep
-from .table import losses, read_table, results, where
-
-__version__: str
+from sweeper.fits.comparison import compare_arms, paired_difference
+from sweeper.fits.dependence import fit_dependence
+from sweeper.fits.design import suggest_rates
+from sweeper.fits.extrapolation import extrapolate
+from sweeper.fits.joint import fit_joint
+from sweeper.fits.loss_curve import fit_leverage, fit_loss_curve
+from sweeper.fits.losses import Losses, make_losses
+from sweeper.fits.optimum import Optimum, fit_lr_optima
+from sweeper.fits.power_law import fit_optimum_law, fit_power_law
+from sweeper.fits.prediction import LrPrediction, predict_lr
+from sweeper.fits.sensitivity import fit_sensitivity
+from sweeper.fits.surface import fit_surface
+from sweeper.grid import expand
+from sweeper.laws.loss import LossCurve, LossSurface
+from sweeper.laws.power import PowerLaw
+from sweeper.laws.transfer import Transfer, rates
+from sweeper.records import SweepFolder, read_records
+from sweeper.sources import Asked, open_source
+from sweeper.spec import Question, RunSpec, Sweep
+from sweeper.table import losses, read_table, results, where
 
 __all__ = [
     "Asked",
