@@ -2,59 +2,34 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sweeper.cli.arguments import (
     SCHEMA_VERSION,
     AsJson,
-    Baseline,
-    By,
-    Curves,
-    Irreducible,
-    Joint,
-    Laws,
-    Loss,
-    Lr,
-    Map,
     MethodName,
     Overrides,
-    Pattern,
-    Per,
-    ReferenceName,
     RunsFolder,
-    SensitivityTo,
     Source,
-    Surfaces,
-    Where,
-    asked_of,
     method_of,
     say,
     targets_of,
 )
+from sweeper.cli.asking import COLUMNS, FITS, asks
 from sweeper.errors import DiskError, SweeperError
 
+if TYPE_CHECKING:
+    from sweeper.sources import Asked
 
+
+@asks(*FITS, "sensitivity")
 def fit(
+    asked: "Asked",
     source: Source,
     overrides: Overrides = None,
     runs: RunsFolder = Path("runs"),
-    lr: Lr = "",
-    loss: Loss = "loss",
-    map_: Map = None,
-    pattern: Pattern = None,
-    by: By = "",
-    per: Per = "",
-    law: Laws = None,
-    curve: Curves = None,
-    surface: Surfaces = None,
-    joint: Joint = "",
-    irreducible: Irreducible = False,
-    sensitivity: SensitivityTo = False,
-    baseline: Baseline = "",
-    reference: ReferenceName = "",
-    where: Where = "",
     method: MethodName = "linex",
     as_json: AsJson = False,
 ) -> None:
@@ -67,36 +42,19 @@ def fit(
     from sweeper.sources import Asked, open_source
     from sweeper.typed import plain
 
-    asked = asked_of(
-        lr=lr,
-        loss=loss,
-        map_=map_,
-        pattern=pattern,
-        by=by,
-        per=per,
-        where=where,
-        law=law,
-        curve=curve,
-        surface=surface,
-        joint=joint,
-        irreducible=irreducible,
-        sensitivity=sensitivity,
-        baseline=baseline,
-        reference=reference,
-    )
     found = open_source(source, overrides or [], runs, asked)
     say(found.notes)
     report = fit_question(
         found.table,
         found.question,
         method=method_of(method),
-        lr=lr,
-        loss=loss,
+        lr=asked.lr,
+        loss=asked.loss,
         title=Path(found.title).name,
         told=found.warnings,
     )
     # The file answers the sweep's own question; any other answer is only printed.
-    bare = not overrides and asked == Asked() and (method, loss) == ("linex", "loss")
+    bare = not overrides and asked == Asked() and method == "linex"
     if found.folder is not None and bare:
         try:
             write_json(found.folder.fits / "fit.json", report)
@@ -110,7 +68,9 @@ def fit(
     print_fit(report, found.title, found.question.note)
 
 
+@asks(*COLUMNS, "law")
 def predict(
+    asked: "Asked",
     source: Source,
     overrides: Overrides = None,
     runs: RunsFolder = Path("runs"),
@@ -125,14 +85,6 @@ def predict(
     at: Annotated[
         list[str] | None, typer.Option("--at", help="Any other column of the target: top_k=4. May be repeated.")
     ] = None,
-    lr: Lr = "",
-    loss: Loss = "loss",
-    map_: Map = None,
-    pattern: Pattern = None,
-    by: By = "",
-    per: Per = "",
-    law: Laws = None,
-    where: Where = "",
     method: MethodName = "linex",
     as_json: AsJson = False,
 ) -> None:
@@ -144,7 +96,6 @@ def predict(
     from sweeper.sources import open_source
     from sweeper.typed import plain
 
-    asked = asked_of(lr=lr, loss=loss, map_=map_, pattern=pattern, by=by, per=per, where=where, law=law)
     found = open_source(source, overrides or [], runs, asked)
     say((*found.notes, *found.warnings))
     given = {"tokens": tokens, "depth": depth, "width": width, "batch_tokens": batch_tokens, "params": params}
@@ -152,7 +103,7 @@ def predict(
     if not target:
         raise SweeperError("no target: say where to predict, such as --tokens 100e9 or --at top_k=4")
     predictions = predict_question(
-        found.table, found.question, target, specs=found.specs, method=method_of(method), lr=lr, loss=loss
+        found.table, found.question, target, specs=found.specs, method=method_of(method), lr=asked.lr, loss=asked.loss
     )
     if as_json:
         typer.echo(json.dumps({"schema_version": SCHEMA_VERSION, "predictions": plain(predictions)}))

@@ -2,23 +2,24 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sweeper.cli.arguments import SCHEMA_VERSION, AsJson, Loss, Lr, Map, Pattern, RunsFolder, Where, asked_of, say
+from sweeper.cli.arguments import SCHEMA_VERSION, AsJson, RunsFolder, say
+from sweeper.cli.asking import asks
 from sweeper.errors import SweeperError
 
+if TYPE_CHECKING:
+    from sweeper.sources import Asked
 
+
+@asks("lr", "loss", "map_", "pattern", "where")
 def import_(
+    asked: "Asked",
     file: Annotated[str, typer.Argument(metavar="FILE", help="A table of runs, as `fit` reads it.")] = "",
     to: Annotated[str, typer.Option("--to", metavar="NAME", help="The sweep, or a new name for the rows.")] = "",
     runs: RunsFolder = Path("runs"),
-    lr: Lr = "",
-    loss: Loss = "loss",
-    map_: Map = None,
-    pattern: Pattern = None,
-    where: Where = "",
     list_: Annotated[str, typer.Option("--list", metavar="NAME", help="Show what was imported to a sweep.")] = "",
     remove: Annotated[int, typer.Option("--remove", metavar="K", help="Forget import K of --to NAME.")] = 0,
     as_json: AsJson = False,
@@ -48,7 +49,6 @@ def import_(
         return
     if not file:
         raise SweeperError("no file: name a table of runs, such as runs.csv")
-    asked = asked_of(lr=lr, loss=loss, map_=map_, pattern=pattern, by="", per="", where=where)
     kept, new, read = import_file(file, to, runs, asked)
     say((*read.notes, *read.warnings))
     if as_json:

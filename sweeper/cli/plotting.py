@@ -1,38 +1,29 @@
 """The command that draws figures."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sweeper.cli.arguments import (
-    Baseline,
-    By,
-    Curves,
-    Irreducible,
-    Joint,
-    Laws,
-    Loss,
-    Lr,
-    Map,
     MethodName,
     Overrides,
-    Pattern,
-    Per,
-    ReferenceName,
     RunsFolder,
     Source,
-    Surfaces,
-    Where,
-    asked_of,
     method_of,
     names,
     say,
 )
+from sweeper.cli.asking import FITS, asks
 from sweeper.errors import SweeperError
 
+if TYPE_CHECKING:
+    from sweeper.sources import Asked
 
+
+@asks(*FITS)
 def plot(
+    asked: "Asked",
     source: Source,
     overrides: Overrides = None,
     runs: RunsFolder = Path("runs"),
@@ -47,16 +38,6 @@ def plot(
     style: Annotated[str, typer.Option("--style", help="paper (columns of 3.25 in, 8 pt) or slides (16:9).")] = "paper",
     formats: Annotated[str, typer.Option("--format", help="File formats, by commas: png, pdf, svg.")] = "png,pdf",
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the figures (runs/NAME/figures).")] = None,
-    lr: Lr = "",
-    loss: Loss = "loss",
-    map_: Map = None,
-    pattern: Pattern = None,
-    by: By = "",
-    per: Per = "",
-    law: Laws = None,
-    curve: Curves = None,
-    baseline: Baseline = "",
-    where: Where = "",
     x: Annotated[
         str, typer.Option("--x", help="Columns, by commas, that `law` draws the optimum against (those of the laws).")
     ] = "",
@@ -66,10 +47,6 @@ def plot(
     colour: Annotated[
         str, typer.Option("--colour", help="What colours the lines of `stability`: lr_peak, arm, or an axis.")
     ] = "",
-    surface: Surfaces = None,
-    joint: Joint = "",
-    irreducible: Irreducible = False,
-    reference: ReferenceName = "",
     method: MethodName = "linex",
 ) -> None:
     """Draw losses, optima and their laws, curves and leverage, heat maps, arms, surfaces and training metrics.
@@ -90,33 +67,19 @@ def plot(
     for name in names(figure):
         if name not in FIGURES:
             raise SweeperError(f"--figure {name!r}: no such figure; {did_you_mean(name, FIGURES)}")
-    asked = asked_of(
-        lr=lr,
-        loss=loss,
-        map_=map_,
-        pattern=pattern,
-        by=by,
-        per=per,
-        where=where,
-        law=law,
-        curve=curve,
-        baseline=baseline,
-        surface=surface,
-        joint=joint,
-        irreducible=irreducible,
-        reference=reference,
-    )
     found = open_source(source, overrides or [], runs, asked)
     say(found.notes)
     question = asked_by(found.question, found.table, names(figure) or found.question.figures)
-    report = fit_question(found.table, question, method=method_of(method), lr=lr, loss=loss, told=found.warnings)
+    report = fit_question(
+        found.table, question, method=method_of(method), lr=asked.lr, loss=asked.loss, told=found.warnings
+    )
     wanted = found.folder is not None and "stability" in question.figures
     series = read_series(found.folder, found.specs) if found.folder is not None and wanted else ()
     drawn = plot_question(
         found.table,
         question,
         report,
-        loss=loss,
+        loss=asked.loss,
         style=style,
         x=names(x),
         heat=(across_and_up[0], across_and_up[1]) if across_and_up else None,

@@ -1,69 +1,43 @@
 """The command that writes a report."""
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sweeper.cli.arguments import (
-    Baseline,
-    By,
-    Curves,
-    Irreducible,
-    Joint,
-    Laws,
-    Loss,
-    Lr,
-    Map,
     MethodName,
     Overrides,
-    Pattern,
-    Per,
-    ReferenceName,
     RunsFolder,
-    SensitivityTo,
     Source,
-    Surfaces,
-    Where,
-    asked_of,
     method_of,
     same_cells,
     targets_of,
 )
+from sweeper.cli.asking import FITS, asks
 from sweeper.errors import FitError
 
-Options = dict[str, str | list[str] | bool | None]
+if TYPE_CHECKING:
+    from sweeper.sources import Asked
+
+Options = dict[str, str | Sequence[str] | bool | None]
 MOST_LINES = 60
 """Runs whose training is drawn without being asked for: of more the page would grow by megabytes."""
-USUAL = ("loss", "linex")
-"""Values of --loss and --method that need not be typed."""
 
 
+@asks(*FITS, "sensitivity")
 def report(
+    asked: "Asked",
     source: Source,
     overrides: Overrides = None,
     runs: RunsFolder = Path("runs"),
     out: Annotated[
         Path | None, typer.Option("--out", help="File of the page (runs/NAME/report.html, figures/FILE/report.html).")
     ] = None,
-    lr: Lr = "",
-    loss: Loss = "loss",
-    map_: Map = None,
-    pattern: Pattern = None,
-    by: By = "",
-    per: Per = "",
-    law: Laws = None,
-    curve: Curves = None,
-    surface: Surfaces = None,
-    joint: Joint = "",
-    irreducible: Irreducible = False,
-    sensitivity: SensitivityTo = False,
-    baseline: Baseline = "",
-    reference: ReferenceName = "",
-    where: Where = "",
     at: Annotated[
         list[str] | None,
         typer.Option("--at", help="Also predict the rate there: tokens=100e9. May be repeated, for one target."),
@@ -80,27 +54,16 @@ def report(
     from sweeper.series import read_series
     from sweeper.sources import open_source, open_sweep
 
-    asked = asked_of(
-        lr=lr,
-        loss=loss,
-        map_=map_,
-        pattern=pattern,
-        by=by,
-        per=per,
-        where=where,
-        law=law,
-        curve=curve,
-        surface=surface,
-        joint=joint,
-        irreducible=irreducible,
-        sensitivity=sensitivity,
-        baseline=baseline,
-        reference=reference,
-    )
     found = open_source(source, overrides or [], runs, asked)
     title, by_method = Path(found.title).name, method_of(method)
     answer = fit_question(
-        found.table, found.question, method=by_method, lr=lr, loss=loss, title=title, told=found.warnings
+        found.table,
+        found.question,
+        method=by_method,
+        lr=asked.lr,
+        loss=asked.loss,
+        title=title,
+        told=found.warnings,
     )
     figured = figures_for(answer, found.question)
     series = read_series(found.folder, found.specs) if found.folder is not None and found.specs else ()
@@ -108,25 +71,30 @@ def report(
         figured = tuple(dict.fromkeys((*figured, "stability")))
     question = replace(found.question, figures=figured)
     try:
-        figures = plot_question(found.table, question, answer, loss=loss, series=series)
+        figures = plot_question(found.table, question, answer, loss=asked.loss, series=series)
     except FitError as error:  # the tables need no figure
         figures, answer = {}, replace(answer, warnings=(*answer.warnings, str(error)))
     target = targets_of(at or [])
     predictions = (
-        predict_question(found.table, found.question, target, specs=found.specs, method=by_method, lr=lr, loss=loss)
+        predict_question(
+            found.table,
+            found.question,
+            target,
+            specs=found.specs,
+            method=by_method,
+            lr=asked.lr,
+            loss=asked.loss,
+        )
         if target
         else ()
     )
     suggestions = (
-        suggest_question(found.table, found.question, specs=found.specs, lr=answer.rate, loss=loss)
+        suggest_question(found.table, found.question, specs=found.specs, lr=answer.rate, loss=asked.loss)
         if answer.optima
         else ()
     )
     same = same_cells(source, overrides, runs) if found.folder else shlex.quote(source)
-    columns: Options = {"--lr": lr, "--map": map_, "--pattern": pattern, "--by": by, "--per": per, "--law": law}
-    columns |= {"--curve": curve, "--surface": surface, "--joint": joint, "--irreducible": irreducible}
-    columns |= {"--baseline": baseline, "--reference": reference, "--where": where}
-    columns |= {name: value for name, value in (("--loss", loss), ("--method", method)) if value not in USUAL}
+    columns = _typed(asked) | ({"--method": method} if method != "linex" else {})
     page = Material(
         title=found.title,
         table=found.table,
@@ -134,7 +102,7 @@ def report(
         report=answer,
         figures=figures,
         created=datetime.now().astimezone(),
-        loss=loss,
+        loss=asked.loss,
         predictions=predictions,
         suggestions=suggestions,
         origin=read_origin(*open_sweep(source, overrides or [], runs)) if found.specs else None,
@@ -142,7 +110,7 @@ def report(
         commands=_commands(
             same,
             columns,
-            fit={"--sensitivity": sensitivity},
+            fit={"--sensitivity": asked.sensitivity},
             own={"--at": at, "--out": str(out or "")},
             launched=bool(found.specs),
         ),
@@ -150,6 +118,26 @@ def report(
     )
     default = found.folder.path if found.folder else Path("figures") / Path(source).stem
     typer.echo(f"report: {write_report(page, out or default / 'report.html')}")
+
+
+def _typed(asked: "Asked") -> Options:
+    """The options of a question that every command takes, as they were typed."""
+    return {
+        "--lr": asked.lr,
+        "--loss": asked.loss if asked.loss != "loss" else "",
+        "--map": asked.mapping,
+        "--pattern": asked.patterns,
+        "--by": ",".join(asked.by),
+        "--per": ",".join(asked.per),
+        "--law": asked.laws,
+        "--curve": asked.curves,
+        "--surface": asked.surfaces,
+        "--joint": ",".join(asked.joint),
+        "--irreducible": asked.irreducible,
+        "--baseline": asked.baseline,
+        "--reference": asked.reference,
+        "--where": asked.where,
+    }
 
 
 def _commands(same: str, columns: Options, *, fit: Options, own: Options, launched: bool) -> tuple[str, ...]:

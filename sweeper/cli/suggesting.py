@@ -2,34 +2,32 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sweeper.cli.arguments import (
     SCHEMA_VERSION,
     AsJson,
-    By,
-    Loss,
-    Lr,
-    Map,
     Overrides,
-    Pattern,
-    Per,
     RunsFolder,
     Source,
-    Where,
-    asked_of,
     same_cells,
     say,
 )
+from sweeper.cli.asking import COLUMNS, asks
 from sweeper.errors import SweeperError
+
+if TYPE_CHECKING:
+    from sweeper.sources import Asked
 
 TOLERANCE = 0.15
 """As `fits.design.TOLERANCE`, which needs numpy."""
 
 
+@asks(*COLUMNS)
 def suggest(
+    asked: "Asked",
     source: Source,
     overrides: Overrides = None,
     runs: RunsFolder = Path("runs"),
@@ -41,13 +39,6 @@ def suggest(
     rounds: Annotated[
         int, typer.Option(min=1, help="With --launch on this machine: how often to fit again and go on.")
     ] = 1,
-    lr: Lr = "",
-    loss: Loss = "loss",
-    map_: Map = None,
-    pattern: Pattern = None,
-    by: By = "",
-    per: Per = "",
-    where: Where = "",
     as_json: AsJson = False,
 ) -> None:
     """Say which learning rates to run next: extend a grid at its edge, then straddle the optimum until it is known.
@@ -64,7 +55,6 @@ def suggest(
 
     if rounds > 1 and not launch:
         raise SweeperError(f"--rounds {rounds}: only with --launch are there rounds; add it, or leave --rounds out")
-    asked = asked_of(lr=lr, loss=loss, map_=map_, pattern=pattern, by=by, per=per, where=where)
     spent = 0.0
     for turn in range(rounds):
         found = open_source(source, overrides or [], runs, asked)
@@ -73,7 +63,13 @@ def suggest(
             raise SweeperError(f"--launch needs a sweep, but {source} is a table; give them to your launcher")
         left = None if budget is None else budget - spent
         rows = suggest_question(
-            found.table, found.question, specs=found.specs, tolerance=tolerance, budget=left, lr=lr, loss=loss
+            found.table,
+            found.question,
+            specs=found.specs,
+            tolerance=tolerance,
+            budget=left,
+            lr=asked.lr,
+            loss=asked.loss,
         )
         chosen = [row for row in rows if row.pending]
         cells = [cell for row in chosen for cell in row.cells]
