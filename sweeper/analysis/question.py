@@ -3,13 +3,43 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
+import numpy as np
+
 from sweeper.columns import law_sides
 from sweeper.errors import FitError
 from sweeper.fits.losses import Key
 from sweeper.spec import Question
-from sweeper.table import Table, distinct, is_numeric, lr_column, require, split
+from sweeper.table import Table, distinct, is_numeric, lr_column, numbers, require, split
 
 RATES = ("lr", "lr_peak")
+RESULTS = (
+    "train_loss",
+    "flops",
+    "wall_time_s",
+    "tokens_per_s",
+    "attempts",
+    "world_size",
+    "device",
+    "state",
+    "seed",
+    "steps",
+    "params",
+    "params_total",
+    "lr",
+    "lr_peak",
+    "run_id",
+    "run_name",
+    "name",
+    "source",
+    "fingerprint",
+)
+"""Columns that follow from a run or name it: they mix nothing."""
+FEW = 40
+"""Values of a column that may set groups apart."""
+SEEDS = 0.003
+"""Scatter of losses at equal rates, over the loss, that seeds do not reach: HyperP's repeats agree to 0.0004."""
+MANY = 200_000
+"""Rows beyond which mixed columns are not looked for."""
 SHAPE = ("width", "depth", "batch_tokens", "tokens", "top_k", "sparsity")
 """Axes that move the optimum: a group that mixes their values has no single one."""
 
@@ -85,6 +115,50 @@ def mixed_shapes(table: Table, question: Question) -> tuple[str, ...]:
         f"with --where"
         for name in mixed
         if _varies_within_groups(table, name, (*question.per, *question.by))
+    )
+
+
+def mixed_columns(table: Table, question: Question, rate: str, loss: str) -> tuple[str, ...]:
+    """A warning where groups mix runs of several sweeps, such as two optimisers, and have no single optimum.
+
+    A column sets sweeps apart that takes few values, several of them in one group, each with three rates of its own,
+    while losses at equal rates differ by more than seeds do.
+    """
+    by = tuple(name for name in (*question.per, *question.by) if name in table.columns)
+    if rate not in table.columns or loss not in table.columns or len(table) > MANY:
+        return ()
+    losses = numbers(table, loss)
+    finite = table[np.isfinite(losses)].reset_index(drop=True)
+    if finite.empty or _scatter(finite, (*by, rate), loss) < SEEDS * abs(float(np.median(losses[np.isfinite(losses)]))):
+        return ()
+    known = {*by, *SHAPE, *RESULTS, rate, loss}
+    names = [name for name in map(str, finite.columns) if name not in known]
+    found = [
+        name for name in names if 2 <= len(distinct(finite, name)) <= FEW and _sweeps_apart(finite, by, name, rate)
+    ]
+    if not found:
+        return ()
+    also = f" (so do {', '.join(found[1:4])})" if len(found) > 1 else ""
+    return (
+        f"{found[0]} varies within groups and their losses with it{also}: such optima mix several sweeps; add it with "
+        "--by or --per, or choose one with --where",
+    )
+
+
+def _scatter(table: Table, cells: tuple[str, ...], loss: str) -> float:
+    """Root mean square of losses about the mean of their cell, over cells of two runs and more; 0 without any."""
+    parts = [numbers(part, loss) for _, part in split(table, cells) if len(part) > 1]
+    if not parts:
+        return 0.0
+    return float(np.sqrt(np.mean(np.concatenate([values - values.mean() for values in parts]) ** 2)))
+
+
+def _sweeps_apart(table: Table, by: tuple[str, ...], name: str, rate: str) -> bool:
+    """Whether some group holds two values of the column that each have three rates."""
+    return any(
+        sum(len(distinct(own, rate)) >= 3 for key, own in split(part, (name,)) if key) >= 2
+        for _, part in split(table, by)
+        if len(distinct(part, name)) > 1
     )
 
 

@@ -7,7 +7,7 @@ from sweeper.analysis.comparisons import comparisons_of
 from sweeper.analysis.curves import curve_doubts, fit_curves, fit_leverages
 from sweeper.analysis.laws import column_laws, dependences, off_published, optimum_laws
 from sweeper.analysis.optima import optima_of
-from sweeper.analysis.question import RATES, mixed_shapes, named_error, rate_of, separate_arms, sides_of
+from sweeper.analysis.question import RATES, mixed_columns, mixed_shapes, named_error, rate_of, separate_arms, sides_of
 from sweeper.analysis.surfaces import joints_of, surfaces_of
 from sweeper.errors import FitError, TableError
 from sweeper.fits.comparison import Comparison
@@ -20,7 +20,7 @@ from sweeper.fits.power_law import PowerLawFit
 from sweeper.fits.sensitivity import MOST, Sensitivity, fit_sensitivity
 from sweeper.fits.surface import SurfaceFit
 from sweeper.spec import Question
-from sweeper.table import LeftOut, Table, left_out, lr_column, not_numbers
+from sweeper.table import LeftOut, Table, left_out, lr_column, not_numbers, require
 
 SCHEMA_VERSION = 1
 SUBSETS = 2000
@@ -91,9 +91,13 @@ def fit_question(
         raise TableError("the table has no runs; launch the sweep, or give a file with one row per run")
     question = separate_arms(table, question)
     rate = lr or _first_rate(table, question)
+    if lr:
+        require(table, lr)
     by = tuple(dict.fromkeys((*question.per, *question.by)))
     runs, optima = optima_of(table, question, method=method, lr=rate, loss=loss)
-    warnings = [*told, *(mixed_shapes(table, question) if runs is not None else ())]
+    warnings = list(told)
+    if runs is not None:
+        warnings += [*mixed_shapes(table, question), *mixed_columns(table, question, rate, loss)]
     if loss in table.columns:
         bad = not_numbers(table, loss)
         warnings += [f"{title} row {row}: {loss} {value!r} is not a number" for row, value in bad[:SHOWN]]

@@ -420,3 +420,20 @@ def test_an_irreducible_part_is_shown_only_where_it_earns_its_place():
     question = Question(by=(), laws=("lr_opt ~ tokens",), curves=(), irreducible=True)
     assert [law.c for law in fit_question(plain, question).laws] == [0, 0]
     assert [law.c > 0 for law in fit_question(offset, question).laws] == [False, True, False, True]
+
+
+def test_groups_that_mix_sweeps_are_warned_of_and_seeds_are_not():
+    two = pd.concat(
+        [sweep_table().assign(optimizer="adamw"), sweep_table(lr0=0.02).assign(optimizer="muon")], ignore_index=True
+    )
+    two.loc[two.optimizer == "muon", "loss"] += 0.03
+    assert any("optimizer varies within groups" in warning for warning in fit_question(two, Question()).warnings)
+    assert not any("varies" in w for w in fit_question(two, Question(per=("optimizer",), curves=())).warnings)
+    seeds = pd.concat([sweep_table().assign(init=1), sweep_table().assign(init=2)], ignore_index=True)
+    seeds.loc[seeds.init == 2, "loss"] += 0.004
+    assert not any("varies" in warning for warning in fit_question(seeds, Question()).warnings)
+
+
+def test_a_rate_that_is_not_there_is_refused():
+    with pytest.raises(TableError, match="no column 'learning_rate'"):
+        fit_question(sweep_table(), Question(), lr="learning_rate")
