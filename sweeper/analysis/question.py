@@ -129,13 +129,15 @@ def mixed_columns(table: Table, question: Question, rate: str, loss: str) -> tup
         return ()
     losses = numbers(table, loss)
     finite = table[np.isfinite(losses)].reset_index(drop=True)
-    if finite.empty or _scatter(finite, (*by, rate), loss) < SEEDS * abs(float(np.median(losses[np.isfinite(losses)]))):
+    if finite.empty:
         return ()
+    scatter = _scatter(finite, (*by, rate), loss) / (abs(float(np.median(numbers(finite, loss)))) or 1.0)
     known = {*by, *SHAPE, *RESULTS, rate, loss}
-    names = [name for name in map(str, finite.columns) if name not in known]
-    found = [
-        name for name in names if 2 <= len(distinct(finite, name)) <= FEW and _sweeps_apart(finite, by, name, rate)
-    ]
+    # Numbers may be seeds, which scatter a little; words are choices.
+    names = [str(name) for name in finite.columns if str(name) not in known]
+    names = [name for name in names if scatter > (SEEDS if is_numeric(finite, name) else SEEDS / 10)]
+    few = [name for name in names if 2 <= len(distinct(finite, name)) <= FEW]
+    found = [name for name in few if _sweeps_apart(finite, by, name, rate)]
     if not found:
         return ()
     also = f" (so do {', '.join(found[1:4])})" if len(found) > 1 else ""
