@@ -1,10 +1,11 @@
 """Where the optimum lies at an x without runs: a power law that scatters and may bend, through optima with errors.
 
-ln y_i = α + b·u_i + q·u_i² + ε_i, u = ln x about its weighted mean, ε_i ~ N(0, s_i² + τ²): s_i is the standard error of
-optimum i, τ the scatter of optima about any law, q the bend of the law. α and b have flat priors, q ~ N(0, BEND²),
-τ ~ half-normal(SCATTER). Given τ everything is Gaussian (a random effect; Rasmussen & Williams 2006, §2.7); τ is
-integrated over a grid. Few optima then have an interval that neither collapses, as that of a law which fits them
-exactly, nor explodes, as Student's with one degree of freedom; far from the data it grows with the square of ln x.
+ln y_i = α + b·u_i + w(u_i) + ε_i, u = ln x, ε_i ~ N(0, s_i² + τ²): s_i is the standard error of optimum i, τ the
+scatter of optima about any law, and w bends the law: its exponent wanders, dw'/du being white noise of density BEND²
+(an integrated Wiener process, whose posterior is a cubic smoothing spline; Wahba 1978). α and b have flat priors, τ ~
+half-normal(SCATTER). Given τ everything is Gaussian; τ is integrated over a grid. Few optima then have an interval that
+neither collapses, as that of a law which fits them exactly, nor explodes, as Student's with one degree of freedom.
+Beyond the data the law goes on with the exponent that it has there, and the interval grows faster than ln x.
 """
 
 import math
@@ -19,9 +20,10 @@ from sweeper.laws.arrays import FloatArray
 SCATTER = 0.07
 """Of ln η* about its law: half-normal. HyperP's tables 4 and 8 scatter by 0.01 (arXiv 2603.28743), the seven budgets of
 public Muon and MuonH sweeps by 0.03, Step Law's by 0.05 to 0.3 (arXiv 2503.04715)."""
-BEND = 0.04
-"""Standard deviation of q per squared e-fold of x. HyperP's table 4 with an irreducible rate in place of none bends by
-0.01, public Muon sweeps over 1B to 16B tokens by −0.03, Step Law's rates along the batch by 0.1 and more."""
+BEND = 0.1
+"""How much the exponent wanders per square root of an e-fold of x (standard deviation). Of public Muon sweeps it goes
+from −0.21 to −0.30 between 1B and 16B tokens; HyperP's table 4 with an irreducible rate moves by 0.06 over as much, Step
+Law's rates along the batch by 0.3 and more."""
 UNKNOWN_SD = 0.05
 """Standard error of ln y of an optimum that comes without one."""
 TAUS = SCATTER * np.linspace(0.02, 4, 60)
@@ -72,21 +74,23 @@ def extrapolate(x: FloatArray, log_y: FloatArray, log_sd: FloatArray, at: float)
     >>> f"{math.exp(found.mean):.4f}", found.sd < 0.2
     ('0.0102', True)
     """
-    u = np.log(x) - float(np.average(np.log(x), weights=1 / (log_sd**2 + SCATTER**2)))
-    away = math.log(at) - (float(np.log(x[0])) - u[0])
+    # α and b are flat: where u starts is of no matter, as long as the process starts before all of them.
+    start = min(float(np.log(x).min()), math.log(at))
+    u, away = np.log(x) - start, math.log(at) - start
+    bend, shared = BEND**2 * _wander(u, u), BEND**2 * _wander(u, np.array([away]))[:, 0]
+    own = BEND**2 * away**3 / 3
     basis, there = np.stack([np.ones_like(u), u], axis=1), np.array([1.0, away])
     means, sds, evidence = np.empty((3, len(TAUS)))
     for place, tau in enumerate(TAUS):
-        cov = np.diag(log_sd**2 + tau**2) + BEND**2 * np.outer(u**2, u**2)
+        cov = np.diag(log_sd**2 + tau**2) + bend
         inverse = np.linalg.inv(cov)
         precision = basis.T @ inverse @ basis
         spread = np.linalg.inv(precision)
         line = spread @ basis.T @ inverse @ log_y
         residual = log_y - basis @ line
-        shared = BEND**2 * away**2 * u**2
         rest = there - basis.T @ inverse @ shared
         means[place] = there @ line + shared @ inverse @ residual
-        variance = BEND**2 * away**4 - shared @ inverse @ shared + rest @ spread @ rest
+        variance = own - shared @ inverse @ shared + rest @ spread @ rest
         sds[place] = math.sqrt(max(float(variance), 0.0) + tau**2)
         evidence[place] = (
             -(np.linalg.slogdet(cov)[1] + np.linalg.slogdet(precision)[1] + residual @ inverse @ residual) / 2
@@ -94,3 +98,9 @@ def extrapolate(x: FloatArray, log_y: FloatArray, log_sd: FloatArray, at: float)
         )
     weights = np.exp(evidence - evidence.max())
     return Extrapolation(means=means, sds=sds, weights=weights / weights.sum())
+
+
+def _wander(a: FloatArray, b: FloatArray) -> FloatArray:
+    """Covariance of an integrated Wiener process of density 1, shape (a, b): s²(3t − s)/6, s the lesser of two."""
+    lesser, greater = np.minimum(a[:, None], b), np.maximum(a[:, None], b)
+    return np.asarray(lesser**2 * (3 * greater - lesser) / 6, dtype=np.float64)

@@ -20,6 +20,8 @@ from sweeper.fits.power_law import fit_optimum_law
 from sweeper.laws.arrays import FloatArray
 from sweeper.laws.transfer import Transfer, batch_factor, depth_factor, token_factor
 
+WIDE, UNKNOWN = 1.5, 6.0
+"""Half widths of an interval, octaves, beyond which a prediction warns, and beyond which it is none."""
 FAR = 8.0
 """Extrapolation beyond which a prediction warns."""
 EXPONENT_SD: Mapping[str, float] = {"tokens": 0.1, "batch_tokens": 0.06, "depth": 0.1}
@@ -68,8 +70,8 @@ class LrPrediction:
     half_width: float
     """Half the interval, octaves."""
     forms: dict[str, float]
-    """The rate by each form of the law: `log`, `linear`, `irreducible` (linear with a constant, where four optima
-    or more make one positive) and `argmin` (log-space, through the best observed rates)."""
+    """The rate by each form of the law: `bend`, which is `lr`; the plain laws `log`, `linear`, `irreducible` (linear
+    with a constant, where four optima or more make one positive) and `argmin` (through the best observed rates)."""
     spread: float
     """Largest over smallest of the forms, minus 1."""
     regret: float | None
@@ -139,11 +141,27 @@ def predict_lr(
         measured = {**measured, x: values[0]}
         warnings = (f"only one {x} has an optimum, so its law is the transfer rule's, not measured", *warnings)
     scale = math.prod(factors.values())
-    found = _mean_of(settled) if alone else _at(settled, x, target[x])
-    forms = {"transfer": math.exp(found.mean)} if alone else _forms(optima, observed, x, target[x])
+    try:
+        found = _mean_of(settled) if alone else _at(settled, x, target[x])
+        forms = {"transfer": math.exp(found.mean)} if alone else _forms(optima, observed, x, target[x])
+    except OverflowError as error:
+        raise FitError(
+            f"{x} = {target[x]:.3g} is beyond what floats can follow; give a target nearer to the runs"
+        ) from error
     widened = _widened(found, _rule_sd(factors, target, measured))
-    low, high = (math.exp(end) * scale for end in widened.interval())
+    ends = widened.interval()
+    half = (ends[1] - ends[0]) / (2 * OCTAVE)
+    if half > UNKNOWN:
+        raise FitError(
+            f"the data do not determine a learning rate at {x} = {target[x]:.3g}: its 90 % interval spans ±{half:.3g} "
+            f"octaves ({len(settled)} of {len(optima)} groups have an optimum); add runs, or give a nearer target"
+        )
+    if half > WIDE:
+        warnings = (*warnings, f"the data hardly determine this rate: its interval spans ±{half:.1f} octaves")
+    low, high = (math.exp(end) * scale for end in ends)
     middle = math.exp(widened.quantile(0.5)) * scale
+    if not alone:
+        forms = {"bend": math.exp(widened.quantile(0.5)), **forms}
     every = [value * scale for value in forms.values()]
     regret, lower = _regret(settled, x, target[x], widened.sd)
     return LrPrediction(
@@ -152,7 +170,7 @@ def predict_lr(
         lr=middle,
         lr_low=low,
         lr_high=high,
-        half_width=math.log2(high / low) / 2,
+        half_width=half,
         forms=dict(zip(forms, every, strict=True)),
         spread=max(every) / min(every) - 1,
         regret=regret,
@@ -314,11 +332,11 @@ def _warnings(
 ) -> tuple[str, ...]:
     found = []
     if reach > FAR:
-        found.append(f"{x} = {target[x]:.3g} lies {reach:.1f} times beyond the measured range")
+        found.append(f"{x} = {target[x]:.3g} lies {reach:.4g} times beyond the measured range")
     for axis, factor in factors.items():
         ratio = max(target[axis] / measured[axis], measured[axis] / target[axis])
         if ratio > FAR:
-            found.append(f"{axis} = {target[axis]:g} lies {ratio:.1f} times from the measured {measured[axis]:g}")
+            found.append(f"{axis} = {target[axis]:g} lies {ratio:.4g} times from the measured {measured[axis]:g}")
         if ratio > 1 and factor == 1 and (transfer.rule == "none" or axis != "width"):
             found.append(f"the rule {transfer.rule!r} has no factor for {axis}: the rate is used as it is")
     return tuple(found)

@@ -121,9 +121,9 @@ def test_prediction_follows_the_fitted_axis_and_transfers_only_the_others():
 
 def test_prediction_far_beyond_the_data_warns():
     (prediction,) = predict_question(sweep_table(), Question(), {"tokens": 1e12})
-    assert any("125.0 times beyond" in warning for warning in prediction.warnings)
+    assert any("125 times beyond" in warning for warning in prediction.warnings)
     assert prediction.lr_low < prediction.lr < prediction.lr_high
-    assert set(prediction.forms) == {"log", "linear", "argmin"}
+    assert set(prediction.forms) == {"bend", "log", "linear", "argmin"}
 
 
 def test_prediction_from_one_budget_is_the_rule_and_says_so():

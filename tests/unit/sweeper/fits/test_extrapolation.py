@@ -54,9 +54,10 @@ def test_the_interval_covers_as_often_as_it_says_where_its_model_holds():
     rng = np.random.default_rng(5)
     x, hits = np.geomspace(1e9, 1.6e10, 5), []
     for _ in range(150):
-        tau, bend = abs(rng.normal(0, 0.07)), rng.normal(0, 0.04)
-        u = np.log(np.append(x, 6.4e10) / 4e9)
-        truth = -4 - 0.3 * u + bend * u**2 + rng.normal(0, tau, 6)
+        tau, path = abs(rng.normal(0, 0.07)), np.log(np.append(x, 6.4e10) / 1e9)
+        fine = np.linspace(0, path[-1], 400)
+        exponent = -0.3 + np.cumsum(rng.normal(0, 0.1 * math.sqrt(fine[1]), 400))
+        truth = np.interp(path, fine, -4 + np.cumsum(exponent) * fine[1]) + rng.normal(0, tau, 6)
         seen = truth[:5] + rng.normal(0, 0.04, 5)
         low, high = extrapolate(x, seen, np.full(5, 0.04), 6.4e10).interval()
         hits.append(low <= truth[5] <= high)

@@ -4,6 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from sweeper.errors import FitError
 from sweeper.fits.losses import make_losses
 from sweeper.fits.optimum import Optimum, fit_lr_optima
 from sweeper.fits.prediction import FAR, predict_lr
@@ -63,7 +64,7 @@ def test_budgets_up_to_4b_predict_the_optimum_at_16b_within_a_fifth_of_an_octave
 def test_a_law_is_continued_and_all_forms_of_it_agree():
     found = predict(LAW)
     assert found.lr == pytest.approx(24.27 * 16e9**-0.32, rel=1e-6)
-    assert set(found.forms) == {"log", "linear"}
+    assert set(found.forms) == {"bend", "log", "linear"}
     assert found.spread == pytest.approx(0, abs=1e-6)
     assert found.lr_low < found.lr < found.lr_high
 
@@ -109,6 +110,15 @@ def test_the_runs_that_narrow_it_most_come_first_and_cost_less_than_the_target()
     assert all(runs.flops <= 6e8 * 128e9 for runs in found.next_runs)
     assert found.next_runs[0].value == 32_000_000_000
     assert found.next_runs[0].lrs[1] == pytest.approx(24.27 * 32e9**-0.32, rel=1e-3)
+
+
+def test_what_the_data_do_not_determine_is_refused_or_said():
+    noise = (optimum(0.0005, 1e9, spread=30.0), optimum(0.01, 2e9, spread=30.0))
+    with pytest.raises(FitError, match="do not determine a learning rate"):
+        predict(noise, 32e9)
+    with pytest.raises(FitError):
+        predict(LAW, 1e300)
+    assert any("hardly determine" in warning for warning in predict(LAW, 2e12).warnings)
 
 
 def test_far_extrapolation_warns_and_bounds_enter_nothing():
