@@ -41,7 +41,7 @@ def law_sides(law: str) -> tuple[str, str]:
     ('lr_peak', 'tokens')
     """
     sides = [side.strip() for side in law.split("~")]
-    if len(sides) != 2 or not all(side.replace(".", "_").replace(" ", "_").isidentifier() for side in sides):
+    if len(sides) != 2 or not all(sides) or " + " in sides[1]:
         raise ValueError(f"cannot read the law {law!r}; write two columns, such as 'lr_peak ~ tokens'")
     return sides[0], sides[1]
 

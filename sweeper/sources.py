@@ -117,7 +117,11 @@ def _open_results(source: str, overrides: Sequence[str], runs: Path, asked: Aske
     rows = rows if imported.empty else table.joined(rows, imported)
     rows = table.where(rows, asked.where) if asked.where else rows
     question = _asked_of(analysis.of_rate(sweep.question, asked.lr), asked)
-    return Analysed(title=sweep.name, table=rows, question=question, specs=specs, folder=folder, notes=notes)
+    missing = len(specs) - sum(spec.run_id in records for spec in specs)
+    waiting = (f"{missing} of {len(specs)} cells have no result: see sweeper status {source}",) if missing else ()
+    return Analysed(
+        title=sweep.name, table=rows, question=question, specs=specs, folder=folder, notes=notes, warnings=waiting
+    )
 
 
 def _open_imported(name: str, runs: Path, asked: Asked) -> Analysed:

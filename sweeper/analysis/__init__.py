@@ -4,7 +4,7 @@ from sweeper.analysis.curves import CurvePoints, curve_points
 from sweeper.analysis.laws import published_law
 from sweeper.analysis.optima import optima_along, optima_of
 from sweeper.analysis.prediction import predict_question
-from sweeper.analysis.question import file_question, of_rate
+from sweeper.analysis.question import file_question, mixed_groups, of_rate
 from sweeper.analysis.report import FitReport, fit_question
 from sweeper.analysis.suggestion import SuggestedRuns, suggest_question
 
@@ -15,6 +15,7 @@ __all__ = [
     "curve_points",
     "file_question",
     "fit_question",
+    "mixed_groups",
     "of_rate",
     "optima_along",
     "optima_of",

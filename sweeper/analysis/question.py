@@ -118,6 +118,12 @@ def mixed_shapes(table: Table, question: Question) -> tuple[str, ...]:
     )
 
 
+def mixed_groups(table: Table, question: Question, lr: str = "", loss: str = "loss") -> tuple[str, ...]:
+    """Warnings of whatever keeps the groups of a question from having one optimum each."""
+    question = separate_arms(table, question)
+    return (*mixed_shapes(table, question), *mixed_columns(table, question, lr or lr_column(table), loss))
+
+
 def mixed_columns(table: Table, question: Question, rate: str, loss: str) -> tuple[str, ...]:
     """A warning where groups mix runs of several sweeps, such as two optimisers, and have no single optimum.
 

@@ -2,16 +2,21 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from sweeper.cli.arguments import names
+from sweeper.errors import SweeperError
 
 if TYPE_CHECKING:
     from sweeper.sources import Asked
+    from sweeper.spec import Reference
 
+Options = dict[str, str | Sequence[str] | bool | None]
+"""Flags with what was typed behind them; empty values were not."""
 OPTIONS: Mapping[str, tuple[Any, Any, str, str]] = {
     "lr": (str, "", "--lr", "Column of the learning rate (lr_peak, else lr)."),
     "loss": (str, "loss", "--loss", "Column of the loss."),
@@ -95,9 +100,12 @@ def asked_of(
     reference: str = "",
 ) -> "Asked":
     """The options about columns and fits as the library takes them."""
+    from sweeper.laws.power import REFERENCES
     from sweeper.sources import Asked
-    from sweeper.spec import Reference
-    from sweeper.typed import convert
+    from sweeper.typed import did_you_mean
+
+    if reference and reference not in REFERENCES:
+        raise SweeperError(f"--reference {reference!r}: no such values; {did_you_mean(reference, REFERENCES)}")
 
     return Asked(
         lr=lr,
@@ -113,6 +121,38 @@ def asked_of(
         irreducible=irreducible,
         sensitivity=sensitivity,
         baseline=baseline,
-        reference=convert(Reference, reference, "--reference"),
+        reference=cast("Reference", reference),
         where=where,
     )
+
+
+def typed_options(asked: "Asked") -> Options:
+    """The options of a question that every command takes, as they were typed."""
+    return {
+        "--lr": asked.lr,
+        "--loss": asked.loss if asked.loss != "loss" else "",
+        "--map": asked.mapping,
+        "--pattern": asked.patterns,
+        "--by": ",".join(asked.by),
+        "--per": ",".join(asked.per),
+        "--law": asked.laws,
+        "--curve": asked.curves,
+        "--surface": asked.surfaces,
+        "--joint": ",".join(asked.joint),
+        "--irreducible": asked.irreducible,
+        "--baseline": asked.baseline,
+        "--reference": asked.reference,
+        "--where": asked.where,
+    }
+
+
+def words_of(given: Options) -> str:
+    """Options as they were typed, each with a space before it; those that were not are left out."""
+    words: list[str] = []
+    for name, values in given.items():
+        if values is True:
+            words.append(name)
+        else:
+            each = [values] if isinstance(values, str) else values or []
+            words += [word for value in each if value for word in (name, value)]
+    return f" {shlex.join(words)}" if words else ""

@@ -99,7 +99,12 @@ def predict(
     found = open_source(source, overrides or [], runs, asked)
     say((*found.notes, *found.warnings))
     given = {"tokens": tokens, "depth": depth, "width": width, "batch_tokens": batch_tokens, "params": params}
-    target = {name: float(value) for name, value in given.items() if value is not None} | targets_of(at or [])
+    target = {name: float(value) for name, value in given.items() if value is not None}
+    beside = targets_of(at or [])
+    for name in target.keys() & beside.keys():
+        flag = name.replace("_", "-")
+        raise SweeperError(f"--at {name}={beside[name]:g} and --{flag} {target[name]:g} name one target; keep one")
+    target |= beside
     if not target:
         raise SweeperError("no target: say where to predict, such as --tokens 100e9 or --at top_k=4")
     predictions = predict_question(

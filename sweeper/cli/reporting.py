@@ -1,7 +1,6 @@
 """The command that writes a report."""
 
 import shlex
-from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -18,13 +17,13 @@ from sweeper.cli.arguments import (
     same_cells,
     targets_of,
 )
-from sweeper.cli.asking import FITS, asks
+from sweeper.cli.asking import FITS, Options, asks, typed_options, words_of
 from sweeper.errors import FitError
 
 if TYPE_CHECKING:
+    from sweeper.fits.prediction import LrPrediction
     from sweeper.sources import Asked
 
-Options = dict[str, str | Sequence[str] | bool | None]
 MOST_LINES = 60
 """Runs whose training is drawn without being asked for: of more the page would grow by megabytes."""
 
@@ -75,26 +74,27 @@ def report(
     except FitError as error:  # the tables need no figure
         figures, answer = {}, replace(answer, warnings=(*answer.warnings, str(error)))
     target = targets_of(at or [])
-    predictions = (
-        predict_question(
-            found.table,
-            found.question,
-            target,
-            specs=found.specs,
-            method=by_method,
-            lr=asked.lr,
-            loss=asked.loss,
-        )
-        if target
-        else ()
-    )
+    predictions: tuple[LrPrediction, ...] = ()
+    if target:
+        try:
+            predictions = predict_question(
+                found.table,
+                found.question,
+                target,
+                specs=found.specs,
+                method=by_method,
+                lr=asked.lr,
+                loss=asked.loss,
+            )
+        except FitError as error:  # the rest of the page needs no prediction
+            answer = replace(answer, warnings=(*answer.warnings, f"no prediction: {error}"))
     suggestions = (
         suggest_question(found.table, found.question, specs=found.specs, lr=answer.rate, loss=asked.loss)
         if answer.optima
         else ()
     )
     same = same_cells(source, overrides, runs) if found.folder else shlex.quote(source)
-    columns = _typed(asked) | ({"--method": method} if method != "linex" else {})
+    columns = typed_options(asked) | ({"--method": method} if method != "linex" else {})
     page = Material(
         title=found.title,
         table=found.table,
@@ -120,44 +120,12 @@ def report(
     typer.echo(f"report: {write_report(page, out or default / 'report.html')}")
 
 
-def _typed(asked: "Asked") -> Options:
-    """The options of a question that every command takes, as they were typed."""
-    return {
-        "--lr": asked.lr,
-        "--loss": asked.loss if asked.loss != "loss" else "",
-        "--map": asked.mapping,
-        "--pattern": asked.patterns,
-        "--by": ",".join(asked.by),
-        "--per": ",".join(asked.per),
-        "--law": asked.laws,
-        "--curve": asked.curves,
-        "--surface": asked.surfaces,
-        "--joint": ",".join(asked.joint),
-        "--irreducible": asked.irreducible,
-        "--baseline": asked.baseline,
-        "--reference": asked.reference,
-        "--where": asked.where,
-    }
-
-
 def _commands(same: str, columns: Options, *, fit: Options, own: Options, launched: bool) -> tuple[str, ...]:
     """The lines of a shell that make a report again from nothing; `fit` and `own` are what `plot` and `fit` lack."""
     trained = (f"sweeper plan {same}", f"sweeper launch {same}") if launched else ()
     return (
         *trained,
-        f"sweeper fit {same}{_words(columns | fit)}",
-        f"sweeper plot {same}{_words(columns)}",
-        f"sweeper report {same}{_words(columns | fit | own)}",
+        f"sweeper fit {same}{words_of(columns | fit)}",
+        f"sweeper plot {same}{words_of(columns)}",
+        f"sweeper report {same}{words_of(columns | fit | own)}",
     )
-
-
-def _words(given: Options) -> str:
-    """Options as they were typed, each with a space before it; those that were not are left out."""
-    words: list[str] = []
-    for name, values in given.items():
-        if values is True:
-            words.append(name)
-        else:
-            each = [values] if isinstance(values, str) else values or []
-            words += [word for value in each if value for word in (name, value)]
-    return f" {shlex.join(words)}" if words else ""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sweeper.cli.arguments import (
+    EXIT_RUNS_FAILED,
     SCHEMA_VERSION,
     AsJson,
     Overrides,
@@ -15,7 +16,7 @@ from sweeper.cli.arguments import (
     same_cells,
     say,
 )
-from sweeper.cli.asking import COLUMNS, asks
+from sweeper.cli.asking import COLUMNS, asks, typed_options, words_of
 from sweeper.errors import SweeperError
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def suggest(
 
     Example: sweeper suggest quickstart --budget 1e13 --launch
     """
-    from sweeper.analysis import suggest_question
+    from sweeper.analysis import mixed_groups, suggest_question
     from sweeper.cli.running import launch as launch_sweep
     from sweeper.config import load_sweep
     from sweeper.sources import open_source
@@ -55,7 +56,7 @@ def suggest(
 
     if rounds > 1 and not launch:
         raise SweeperError(f"--rounds {rounds}: only with --launch are there rounds; add it, or leave --rounds out")
-    spent = 0.0
+    spent, code = 0.0, 0
     for turn in range(rounds):
         found = open_source(source, overrides or [], runs, asked)
         say(found.notes if turn == 0 else ())
@@ -71,19 +72,31 @@ def suggest(
             lr=asked.lr,
             loss=asked.loss,
         )
+        doubts = mixed_groups(found.table, found.question, asked.lr, asked.loss)
+        if doubts and launch:
+            raise SweeperError(f"{doubts[0]}; runs for such groups would tell nothing, so none are launched")
+        for doubt in doubts:
+            typer.echo(f"warning: {doubt}", err=True)
         chosen = [row for row in rows if row.pending]
         cells = [cell for row in chosen for cell in row.cells]
         limits = {"--tolerance": tolerance if tolerance != TOLERANCE else None, "--budget": budget}
         options = [f"{name} {value:g}" for name, value in limits.items() if value is not None]
-        again = " ".join([same_cells(source, overrides, runs), *options])
+        again = " ".join([same_cells(source, overrides, runs), *options]) + words_of(typed_options(asked))
         if as_json and not launch:
             typer.echo(json.dumps({"schema_version": SCHEMA_VERSION, "tolerance": tolerance, "groups": plain(rows)}))
         else:
-            print_suggestions(rows, found.title, tolerance, again if found.specs and not launch else "")
+            print_suggestions(rows, found.title, tolerance, again if cells and not launch else "")
         if not launch or not cells or found.folder is None:
             break
         write_suggestion(found.folder, cells)
         spent += sum(row.flops or 0.0 for row in chosen)
-        launch_sweep(source, overrides, runs)
+        try:
+            launch_sweep(source, overrides, runs)
+        except typer.Exit as end:  # what fails keeps no other group from going on
+            if end.exit_code != EXIT_RUNS_FAILED:
+                raise
+            code = end.exit_code
         if load_sweep(source, overrides or []).cluster.scheduler == "slurm":
             break
+    if code:
+        raise typer.Exit(code)

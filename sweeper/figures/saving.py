@@ -34,6 +34,6 @@ def save_figure(figure: Figure, folder: Path, name: str, formats: tuple[str, ...
             raise SweeperError(f"figures cannot be written as {form!r}; choose among {', '.join(sorted(known))}")
         path = folder / f"{name}.{form}"
         with replacing(path) as partial, mpl.rc_context(STYLES["paper"].rc):  # type: ignore[arg-type]
-            figure.savefig(partial, format=form, dpi=DPI, metadata=UNDATED.get(form, {}))
+            figure.savefig(partial, format=form, dpi=DPI, metadata=UNDATED.get(form))
         paths.append(path)
     return tuple(paths)

@@ -22,8 +22,8 @@ SCATTER = 0.07
 public Muon and MuonH sweeps by 0.03, Step Law's by 0.05 to 0.3 (arXiv 2503.04715)."""
 BEND = 0.1
 """How much the exponent wanders per square root of an e-fold of x (standard deviation). Of public Muon sweeps it goes
-from −0.21 to −0.30 between 1B and 16B tokens; HyperP's table 4 with an irreducible rate moves by 0.06 over as much, Step
-Law's rates along the batch by 0.3 and more."""
+from −0.21 to −0.30 between 1B and 16B tokens; HyperP's table 4 with an irreducible rate moves by 0.06 over as much,
+Step Law's rates along the batch by 0.3 and more."""
 UNKNOWN_SD = 0.05
 """Standard error of ln y of an optimum that comes without one."""
 TAUS = SCATTER * np.linspace(0.02, 4, 60)

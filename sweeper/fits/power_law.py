@@ -193,7 +193,8 @@ def fit_optimum_law(
     if len({optimum.group.get(x) for optimum in settled}) < MIN_POINTS:
         left = len(optima) - len(settled)
         raise FitError(
-            f"the law {y_name} ~ {x} needs optima at {MIN_POINTS} values of {x}, got {len(settled)} "
+            f"the law {y_name} ~ {x} needs optima at {MIN_POINTS} values of {x}, "
+            f"got {len({optimum.group.get(x) for optimum in settled})} "
             f"({left} left out: at an edge of their grid, without a minimum or with under 3 rates); "
             f"widen the learning rates or add {x}"
         )

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from builders import run_record, run_spec
 
-from sweeper.analysis import suggest_question
+from sweeper.analysis import mixed_groups, suggest_question
 from sweeper.cli.suggesting import TOLERANCE as TYPED
 from sweeper.errors import FitError, TableError
 from sweeper.fits.design import TOLERANCE
@@ -110,3 +110,10 @@ def test_what_cannot_be_suggested_is_one_sentence():
         suggest_question(table, replace(BARE, by=()), budget=1e9)
     with pytest.raises(TableError, match="has no runs"):
         suggest_question(table[:0], BARE)
+
+
+def test_groups_that_mix_budgets_are_said_to():
+    specs = [*cells(8), *cells(16)]
+    (doubt,) = mixed_groups(finished(specs), replace(BARE, by=("depth",)))
+    assert doubt.startswith("tokens has 2 values but does not set groups apart")
+    assert mixed_groups(finished(specs), BARE) == ()
