@@ -245,6 +245,6 @@ def _highest(parts: Sequence[Losses]) -> float:
 def _floor_and(top: float, parts: Sequence[Losses], optima: Sequence[Optimum]) -> tuple[float, float]:
     """The limits of the loss: room below the lowest run or optimum for the whole of its sign."""
     lowest = [float(part.loss[part.used].min()) for part in parts if part.used.any()] or [top - 1]
-    floor = min(*lowest, *(o.loss for o in optima if o.settled and o.loss is not None), top)
+    floor = min(*lowest, *(o.loss for o in optima if o.loss is not None), top)
     span = max(top - floor, 1e-3 * abs(top))
     return floor - 0.1 * span, top + 0.06 * span

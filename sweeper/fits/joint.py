@@ -190,7 +190,8 @@ def _cells(losses: Losses, x: str, y_name: str) -> tuple[_Cells, tuple[Optimum, 
     if not T[0] > 0:
         raise FitError(f"a joint fit needs positive numbers, but {x} holds {T[0]:g}; leave those rows out")
     pool = pool_of([part for _, part in parts])
-    sweeps = [Sweep.of(np.log(part.lr), part.loss) for _, part in parts]
+    # One skew and one curvature for all: here high points are evidence, not what spoils a valley of its own.
+    sweeps = [Sweep.of(np.log(part.lr), part.loss, ridge=math.inf) for _, part in parts]
     noise = NOISE * float(np.median([sweep.y.min() for sweep in sweeps])) if pool is None else pool.noise
     budget = np.repeat(np.arange(len(parts)), [len(sweep.x) for sweep in sweeps])
     n = np.concatenate([sweep.n for sweep in sweeps])

@@ -20,6 +20,9 @@ from sweeper.laws.arrays import FloatArray
 
 MODEL_ERROR = 0.15
 """Error of the shape over the height above the minimum; measured on public one-octave sweeps (arXiv 2503.04715)."""
+RIDGE = 0.25
+"""Height above the minimum, over the loss itself, at which the error of the shape has doubled: what lies far above,
+like a run that all but diverged, says nothing of the valley."""
 SKEW, SKEW_SD = 0.8, 0.3
 """Prior of s, from the same sweeps."""
 LOG_TAU, LOG_TAU_SD = math.log(0.4), 0.5
@@ -58,7 +61,7 @@ class Sweep:
     """Sum of squares of repeated runs about their means."""
 
     @classmethod
-    def of(cls, x: FloatArray, y: FloatArray) -> "Sweep":
+    def of(cls, x: FloatArray, y: FloatArray, ridge: float = RIDGE) -> "Sweep":
         """Repeats averaged; x and y of shape (runs,)."""
         _, cell = np.unique(x, return_inverse=True)
         repeats_only = cell.max() < MAX_RATES
@@ -70,11 +73,12 @@ class Sweep:
         rates = np.bincount(cell, weights=x) / n
         octaves = float(np.ptp(rates)) / math.log(2)
         crowding = max(1.0, len(rates) / (octaves + 1))
+        height, level = means - means.min(), abs(float(means.min())) or 1.0
         return cls(
             x=rates,
             y=means,
             n=n,
-            shape_error=MODEL_ERROR * math.sqrt(crowding) * (means - means.min()),
+            shape_error=MODEL_ERROR * math.sqrt(crowding) * height * (1 + (height / (ridge * level)) ** 2),
             scatter=float(np.sum((y - means[cell]) ** 2)) if repeats_only else 0.0,
         )
 

@@ -26,6 +26,8 @@ LEVEL = 0.90
 MIN_R2 = 0.99
 """Below it the papers' rule distrusts the parabola and takes the best rate on the grid (HyperP §5.2)."""
 MIN_RATES = 3
+LEAVES = 0.5
+"""How far an interval may leave the grid, e-folds: what reaches further is a bound, for no run has been there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -281,8 +283,10 @@ def _linex(group: dict[str, Key], used: Losses, excluded: int, pool: Pool) -> Op
     best = int(np.argmin(sweep.y))
     at_edge = best in (0, len(sweep.x) - 1)
     inside = first <= valley.low and valley.high <= last
-    if not first < valley.x < last or (at_edge and not inside):
-        return _edge(group, used, excluded, "linex", "low" if valley.x < (first + last) / 2 else "high")
+    beyond = max(first - valley.low, valley.high - last)
+    if not first < valley.x < last or (at_edge and not inside) or beyond > LEAVES:
+        low = first - valley.low == beyond if beyond > LEAVES else valley.x < (first + last) / 2
+        return _edge(group, used, excluded, "linex", "low" if low else "high")
     return Optimum(
         group=group,
         lr=math.exp(valley.x),

@@ -16,7 +16,7 @@ from sweeper.fits.design import OCTAVE, START
 from sweeper.fits.extrapolation import UNKNOWN_SD, Extrapolation, extrapolate
 from sweeper.fits.losses import Key
 from sweeper.fits.optimum import Optimum
-from sweeper.fits.power_law import fit_optimum_law
+from sweeper.fits.power_law import earns_its_place, fit_optimum_law
 from sweeper.laws.arrays import FloatArray
 from sweeper.laws.transfer import Transfer, batch_factor, depth_factor, token_factor
 
@@ -71,7 +71,7 @@ class LrPrediction:
     """Half the interval, octaves."""
     forms: dict[str, float]
     """The rate by each form of the law: `bend`, which is `lr`; the plain laws `log`, `linear`, `irreducible` (linear
-    with a constant, where four optima or more make one positive) and `argmin` (through the best observed rates)."""
+    with a constant, where leave-one-out prefers it) and `argmin` (through the best observed rates)."""
     spread: float
     """Largest over smallest of the forms, minus 1."""
     regret: float | None
@@ -297,7 +297,7 @@ def _forms(optima: tuple[Optimum, ...], observed: tuple[Optimum, ...], x: str, a
     }
     if len({o.group[x] for o in optima if o.settled}) > 3:
         offset = fit_optimum_law(optima, x=x, space="linear", irreducible=True)
-        if offset.c > 0:
+        if earns_its_place(offset, fit_optimum_law(optima, x=x, space="linear")):
             forms["irreducible"] = offset.law.at(at)
     if len({o.group[x] for o in observed if o.settled}) >= 2:
         forms["argmin"] = fit_optimum_law(observed, x=x, space="log").law.at(at)

@@ -134,3 +134,12 @@ def test_no_runs_and_unknown_columns_are_refused():
         fit_lr_optima(make_losses([], []), by=())
     with pytest.raises(FitError, match="no column 'depth'"):
         fit_lr_optima(one_group([0.01, 0.02, 0.04], [2.6, 2.5, 2.6]), by=("depth",))
+
+
+@pytest.mark.parametrize("loss", [5.0, 8.0, 1e6])
+def test_a_run_that_all_but_diverged_moves_no_optimum(loss):
+    lr = 0.01 * np.exp(OCTAVES)
+    valley = 2.5 + 0.06 * g(OCTAVES, 0.8)
+    (alone,) = fit_lr_optima(one_group(lr, valley))
+    (beside,) = fit_lr_optima(one_group([*lr, 0.08], [*valley, loss]))
+    assert abs(math.log2(beside.lr / alone.lr)) < 0.05
