@@ -20,6 +20,8 @@ Space = Literal["linear", "log"]
 MIN_POINTS = 2
 RESAMPLES = 1000
 """Of the case bootstrap."""
+EARNS = 0.9
+"""Share of the leave-one-out error at most that a law with one more constant must leave."""
 C_STEPS = 60
 """Values of c that are tried, from 0 to just below the smallest y."""
 
@@ -172,7 +174,7 @@ def earns_its_place(irreducible: PowerLawFit, plain: PowerLawFit) -> bool:
     """Whether leave-one-out prefers a law with an irreducible part to the plain one."""
     if irreducible.loo_error is None or plain.loo_error is None:
         return False
-    return irreducible.c > 0 and irreducible.loo_error < plain.loo_error
+    return irreducible.c > 0 and irreducible.loo_error < EARNS * plain.loo_error
 
 
 def fit_optimum_law(
