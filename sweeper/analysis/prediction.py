@@ -9,6 +9,7 @@ from model.shape import model_shape
 from sweeper.analysis.optima import optima_along, optima_of
 from sweeper.analysis.question import is_rate, mixed_shapes, named_error, separate_arms, sides_of
 from sweeper.errors import FitError, TableError
+from sweeper.fits.dependence import carried
 from sweeper.fits.losses import Key, plain
 from sweeper.fits.optimum import Method, Optimum, members, settings
 from sweeper.fits.power_law import fit_power_law
@@ -30,9 +31,10 @@ def predict_question(
 ) -> tuple[LrPrediction, ...]:
     """The peak learning rate at a target, one prediction per combination of values of `question.per`.
 
-    The law runs along the one numeric axis of `question.by`, or, where there are several, along the column that the
-    question's law of the rate names, such as `params` over groups by width and depth. Every target axis that groups are
-    not formed by is carried by the transfer rule that the runs of the prediction themselves follow.
+    The law runs along the one numeric axis of `question.by`. Where there are several, it runs along the column that the
+    question's law of the rate names, such as `params` over groups by width and depth, or else along the axis that
+    reaches furthest, the optima carried along the others by the exponents of the runs themselves. Every target axis
+    that groups are not formed by is carried by the transfer rule that the runs of the prediction themselves follow.
 
     Args:
         target: Columns with their values. The `params` of a law along it may be left out where `specs` can tell them
@@ -52,7 +54,7 @@ def predict_question(
     question = separate_arms(table, question)
     for axis in target:
         require(table, axis)
-    x = _law_axis(table, question, rate)
+    x = _law_axis(table, question, rate, target)
     bare = replace(question, laws=(), curves=())
     _, optima = optima_of(table, bare, method=method, lr=rate, loss=loss)
     _, observed = optima_of(table, bare, method="argmin", lr=rate, loss=loss)
@@ -74,15 +76,34 @@ def predict_question(
     )
 
 
-def _law_axis(table: Table, question: Question, rate: str) -> str:
+def _axes(table: Table, question: Question) -> list[str]:
+    return [name for name in question.by if is_numeric(table, name)]
+
+
+def _beyond(table: Table, name: str, at: float) -> float:
+    """How many times beyond the values of a column a target lies; less than 1 inside them."""
+    values = [float(value) for value in distinct(table, name)]
+    return max(at / max(values), min(values) / at) if at > 0 else 1.0
+
+
+def _law_axis(table: Table, question: Question, rate: str, target: Mapping[str, float]) -> str:
     """The column that a prediction's law runs along."""
-    numeric = [name for name in question.by if is_numeric(table, name)]
+    numeric = _axes(table, question)
     if len(numeric) == 1:
         return numeric[0]
     named = [x for y, x in map(sides_of, question.laws) if is_rate(y, rate) and x not in numeric]
     if named:
         require(table, named[0])
         return named[0]
+    varied = [name for name in numeric if len(distinct(table, name)) > 1]
+    if varied:  # along the one that reaches furthest; the runs say how the optimum moves along the others
+        missing = [name for name in varied if name not in target]
+        if missing:
+            raise FitError(
+                f"the optimum is measured along {', '.join(varied)}; say which {' and '.join(missing)} to predict for "
+                f"(--at {missing[0]}=…), choose one with --where, or name a column they share: --law '{rate} ~ params'"
+            )
+        return max(varied, key=lambda name: _beyond(table, name, target[name]))
     raise FitError(
         f"a prediction needs a law along one axis, but groups are formed by {', '.join(question.by) or 'nothing'}; "
         f"choose one with --by and the others with --where, or name a column they agree on: --law '{rate} ~ params'"
@@ -137,22 +158,32 @@ def _predict(
     try:
         if x == "params" and x not in target:
             target = _with_params(target, own)
+        own_optima, own_observed = optima_along(table, optima, x), optima_along(table, observed, x)
+        beside = {name: target[name] for name in _axes(table, question) if name != x and name in target}
+        exponents: dict[str, float] = {}
+        carried_sd = 0.0
+        if beside and x in question.by:
+            own_optima, exponents, carried_sd = carried(own_optima, x, {x: target[x], **beside})
+            own_observed = carried(own_observed, x, {x: target[x], **beside})[0]
         prediction = predict_lr(
-            optima_along(table, optima, x),
+            own_optima,
             x=x,
             # The law contains the axes that its groups are formed by: they have no factor of their own.
             target={name: value for name, value in target.items() if name == x or name not in question.by},
             measured=measured,
             transfer=_rule(own),
-            observed=optima_along(table, observed, x),
+            observed=own_observed,
             per=per,
-            flops=_cost(table, x),
+            flops=None if exponents else _cost(table, x),
+            carried_sd=carried_sd,
         )
     except FitError as error:
         raise named_error(per, error) from error
     return replace(
         prediction,
         target={name: plain(value) for name, value in target.items()},
+        exponents=exponents,
+        next_runs=() if exponents else prediction.next_runs,
         lr_base=_base_rate(prediction.lr, own, target),
         warnings=(*prediction.warnings, *mixed_shapes(table, question)),
     )

@@ -8,12 +8,13 @@ says so.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from scipy.stats import t as student
 
+from sweeper.errors import FitError
 from sweeper.fits.losses import Key
 from sweeper.fits.optimum import LEVEL, Optimum
 from sweeper.laws.arrays import FloatArray
@@ -51,6 +52,42 @@ class Dependence:
     """Exponent of the reference, if it has one."""
     agrees: bool | None
     """Whether the published exponent lies inside the interval."""
+
+
+def carried(
+    optima: tuple[Optimum, ...], x: str, target: Mapping[str, float]
+) -> tuple[tuple[Optimum, ...], dict[str, float], float]:
+    """The optima as they would lie at the target's values of all covariates but x, by the exponents of the data.
+
+    Returns:
+        The settled optima with x alone in their groups, the exponents that carried them, and the standard error of
+        ln η* that these bring: of each exponent times the distance from the middle of its covariate.
+
+    Raises:
+        FitError: A covariate moves together with another, so that its exponent is not known.
+    """
+    settled = tuple(optimum for optimum in optima if optimum.settled and optimum.lr is not None)
+    others = tuple(name for name in target if name != x)
+    rows = {row.x: row for row in fit_dependence(settled, (x, *others))}
+    tied = [row for row in rows.values() if row.tied]
+    if tied:
+        raise FitError(
+            f"{tied[0].x} and {', '.join(tied[0].tied)} move together in these runs, and their exponents cannot be "
+            "told apart; vary one alone, or predict along one of them (--by)"
+        )
+    exponents = {name: rows[name].b for name in others if name in rows}
+    variance = 0.0
+    for name in exponents:
+        row = rows[name]
+        middle = float(np.mean([math.log(float(optimum.group[name])) for optimum in settled]))
+        width = 0.3 if row.b_low is None or row.b_high is None else (row.b_high - row.b_low) / 2 / 1.645
+        variance += (width * (math.log(target[name]) - middle)) ** 2
+    moved = []
+    for optimum in settled:
+        away = sum(b * math.log(target[name] / float(optimum.group[name])) for name, b in exponents.items())
+        ends = [None if end is None else end * math.exp(away) for end in (optimum.lr, optimum.lr_low, optimum.lr_high)]
+        moved.append(replace(optimum, group={x: optimum.group[x]}, lr=ends[0], lr_low=ends[1], lr_high=ends[2]))
+    return tuple(moved), exponents, math.sqrt(variance)
 
 
 def fit_dependence(

@@ -7,7 +7,7 @@ beyond the data, and which runs would narrow the interval most.
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -89,6 +89,8 @@ class LrPrediction:
     warnings: tuple[str, ...]
     next_runs: tuple[NextRuns, ...] = ()
     """What would narrow the interval most, best first."""
+    exponents: dict[str, float] = field(default_factory=dict)
+    """Of the axes beside `x` along which the runs themselves say how the optimum moves."""
     lr_base: float | None = None
     """Base rate η₀ that the sweep's own transfer rule turns into `lr` at the target; None without a sweep, or where its
     runs have several shapes."""
@@ -104,6 +106,7 @@ def predict_lr(
     observed: tuple[Optimum, ...] = (),
     per: Mapping[str, Key] | None = None,
     flops: Callable[[float], float] | None = None,
+    carried_sd: float = 0.0,
 ) -> LrPrediction:
     """The peak learning rate at a target, from optima along one axis.
 
@@ -119,6 +122,7 @@ def predict_lr(
         observed: Optima by `argmin` of the same groups, for the spread over forms.
         per: What sets these optima apart.
         flops: Cost of one run at a value of `x`, for the proposals.
+        carried_sd: Standard error of ln η* that carrying the optima to the target's other axes has brought already.
 
     Raises:
         FitError: No settled optimum, no target for `x`, or a target for an axis without one measured value.
@@ -148,7 +152,7 @@ def predict_lr(
         raise FitError(
             f"{x} = {target[x]:.3g} is beyond what floats can follow; give a target nearer to the runs"
         ) from error
-    widened = _widened(found, _rule_sd(factors, target, measured))
+    widened = _widened(found, math.hypot(_rule_sd(factors, target, measured), carried_sd))
     ends = widened.interval()
     half = (ends[1] - ends[0]) / (2 * OCTAVE)
     if half > UNKNOWN:

@@ -25,6 +25,9 @@ def print_predictions(predictions: Iterable[LrPrediction]) -> None:
             )
         forms = ", ".join(f"{name} {value:.4g}" for name, value in prediction.forms.items())
         console.print(f"  forms: {forms} (spread {prediction.spread:.1%})", soft_wrap=True)
+        measured = ", ".join(f"{axis}^{b:.3f}" for axis, b in prediction.exponents.items())
+        if measured:
+            console.print(f"  carried along the axes that the runs measure: {measured}", soft_wrap=True)
         factors = ", ".join(f"{axis} × {factor:.4g}" for axis, factor in prediction.factors.items())
         if factors or prediction.lr_base is not None:  # without a sweep the rule is only ours
             console.print(f"  transfer {prediction.rule}: {factors or 'no factor needed'}", soft_wrap=True)

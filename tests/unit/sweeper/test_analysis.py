@@ -438,3 +438,29 @@ def test_groups_that_mix_sweeps_are_warned_of_and_seeds_are_not():
 def test_a_rate_that_is_not_there_is_refused():
     with pytest.raises(TableError, match="no column 'learning_rate'"):
         fit_question(sweep_table(), Question(), lr="learning_rate")
+
+
+def test_a_target_on_several_measured_axes_is_predicted_by_the_exponents_of_the_runs():
+    table = pd.concat(
+        [
+            sweep_table(FIVE, depth=8, lr0=0.02 * (width / 256) ** -0.8).assign(width=width)
+            for width in (256, 512, 1024)
+        ],
+        ignore_index=True,
+    )
+    question = Question(by=("tokens", "width"), laws=(), curves=())
+    (found,) = predict_question(table, question, {"tokens": 64e9, "width": 2048}, method="parabola")
+    assert found.lr == pytest.approx(0.02 * 64**-0.32 * 8**-0.8, rel=1e-3)
+    assert (found.x, found.exponents) == ("tokens", {"width": pytest.approx(-0.8)})
+    assert found.factors == {}
+    with pytest.raises(FitError, match="measured along tokens, width; say which width"):
+        predict_question(table, question, {"tokens": 64e9})
+
+
+def test_axes_that_move_together_carry_no_prediction():
+    table = pd.concat(
+        [sweep_table((tokens,), depth=depth) for tokens, depth in ((1e9, 8), (2e9, 16), (4e9, 32), (8e9, 64))],
+        ignore_index=True,
+    )
+    with pytest.raises(FitError, match="move together"):
+        predict_question(table, Question(by=("tokens", "depth"), laws=(), curves=()), {"tokens": 64e9, "depth": 64})
