@@ -105,7 +105,7 @@ def asked_of(
     from sweeper.typed import did_you_mean
 
     if reference and reference not in REFERENCES:
-        raise SweeperError(f"--reference {reference!r}: no such values; {did_you_mean(reference, REFERENCES)}")
+        raise SweeperError(f"--reference: got {reference!r}; {did_you_mean(reference, REFERENCES)}")
 
     return Asked(
         lr=lr,
