@@ -5,6 +5,7 @@ this is a module of its own so that importing the package `kernels` needs no tor
 """
 
 from kernels.reference import (
+    causal_logsumexp,
     cross_entropy,
     grouped_linear,
     linear,
@@ -15,6 +16,7 @@ from kernels.reference import (
 )
 
 __all__ = [
+    "causal_logsumexp",
     "cross_entropy",
     "grouped_linear",
     "linear",

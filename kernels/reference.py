@@ -3,6 +3,7 @@
 Dimensions are counted from the right: a matrix is (…, out, in) and leading dimensions are independent members.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -64,6 +65,35 @@ def sphere_step(weight: Tensor, direction: Tensor, rate: float | Tensor, radius:
     """
     moved = weight - direction * (rate * radius / matrix_radius(direction))
     return moved * (radius / matrix_radius(moved))
+
+
+LSE_ELEMENTS = 2**26
+"""Attention logits that are held at once where only their log-sum-exp is wanted (256 MiB in float32)."""
+
+
+def causal_logsumexp(query: Tensor, key: Tensor) -> Tensor:
+    """Log-sum-exp of the causal attention logits q·k/√K of each query, in float32 or better, in bounded memory.
+
+    Args:
+        query: Shape (…, heads, T, K).
+        key: Shape (…, groups, T, K), each serving heads/groups consecutive heads.
+
+    Returns:
+        Shape (…, heads, T).
+    """
+    exact = torch.promote_types(query.dtype, torch.float32)
+    heads, length, width = query.shape[-3:]
+    key = key.to(exact).repeat_interleave(heads // key.shape[-3], dim=-3)
+    rows = max(1, LSE_ELEMENTS * width // query.numel())
+    position = torch.arange(length, device=query.device)
+    found = []
+    for start in range(0, length, rows):
+        some = query[..., start : start + rows, :].to(exact)
+        stop = start + some.shape[-2]  # later keys are seen by none of these queries
+        logits = some @ key[..., :stop, :].mT / math.sqrt(width)
+        hidden = position[:stop] > position[start:stop, None]
+        found.append(logits.masked_fill(hidden, -math.inf).logsumexp(dim=-1))
+    return torch.cat(found, dim=-1)
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, reduction: Literal["mean", "none"] = "mean") -> Tensor:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kernels.primitives import linear
+from kernels.primitives import causal_logsumexp, linear
 from model.config import ModelConfig
 from model.norm import RmsNorm
 
@@ -31,23 +31,25 @@ class Attention(nn.Module):
         self.query_norm = RmsNorm(config, weights[f"{prefix}.query_norm.gain"], dtype) if config.qk_norm else None
         self.key_norm = RmsNorm(config, weights[f"{prefix}.key_norm.gain"], dtype) if config.qk_norm else None
 
-    def forward(self, x_BTD: Tensor, cos_TK: Tensor, sin_TK: Tensor) -> Tensor:
+    def forward(
+        self, x_BTD: Tensor, cos_TK: Tensor, sin_TK: Tensor, *, measured: bool = False
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The branch's output, and where it is `measured` the mean squared log-sum-exp of its logits."""
         q_BTHK = self._heads(linear(x_BTD, self.query))
         k_BTGK = self._heads(linear(x_BTD, self.key))
         v_BTGK = self._heads(linear(x_BTD, self.value))
         if self.query_norm is not None and self.key_norm is not None:
             q_BTHK, k_BTGK = self.query_norm(q_BTHK), self.key_norm(k_BTGK)
+        q_BHTK = rotate(q_BTHK, cos_TK, sin_TK).transpose(-2, -3)
+        k_BGTK = rotate(k_BTGK, cos_TK, sin_TK).transpose(-2, -3)
         y_BHTK = F.scaled_dot_product_attention(
-            rotate(q_BTHK, cos_TK, sin_TK).transpose(-2, -3),
-            rotate(k_BTGK, cos_TK, sin_TK).transpose(-2, -3),
-            v_BTGK.transpose(-2, -3),
-            is_causal=True,
-            enable_gqa=self.shares > 1,
+            q_BHTK, k_BGTK, v_BTGK.transpose(-2, -3), is_causal=True, enable_gqa=self.shares > 1
         )
+        seen = {"attention_z": causal_logsumexp(q_BHTK, k_BGTK).square().mean()} if measured else {}
         y_BTHK = y_BHTK.transpose(-2, -3)
         if self.gate is not None:
             y_BTHK = y_BTHK * linear(x_BTD, self.gate).sigmoid().unsqueeze(-1)
-        return linear(y_BTHK.flatten(-2), self.output)
+        return linear(y_BTHK.flatten(-2), self.output), seen
 
     def _heads(self, x: Tensor) -> Tensor:
         """(…, heads · K) as (…, heads, K)."""

@@ -50,6 +50,14 @@ class ModelConfig:
     """One of the pool's experts is always on (moe only; needs top_k ≥ 2)."""
     gate: Literal["sqrt", "classical"] = "sqrt"
     """What multiplies an expert's output: √ of its probability, or the probability (moe only)."""
+    shared_scale: Literal["sqrt_gate", "always", "never"] = "sqrt_gate"
+    """When routed and shared output together are divided by √2: with SqrtGate only (the authors' code), always (the
+    paper's text), or never (moe with a shared expert only)."""
+    aux_weight: float = 0.1
+    """γ of the load-balancing loss, summed over layers (HyperP eq. 9); 0 leaves it out (moe only)."""
+    aux_batch_tokens: int = 0
+    """Tokens over which the load is balanced, whatever the micro-batch and the ranks: equal parts of a batch, the same
+    that stability is measured over. 0 takes the whole batch, or its largest equal parts of at most 32,768 tokens."""
 
     def __post_init__(self) -> None:
         positive(
@@ -66,6 +74,12 @@ class ModelConfig:
             norm_eps=self.norm_eps,
             sparsity=self.sparsity,
             top_k=self.top_k,
+        )
+        check(self.aux_weight >= 0, f"aux_weight must be 0 (off) or positive, got {self.aux_weight}")
+        check(
+            self.aux_batch_tokens >= 0 and self.aux_batch_tokens % self.context == 0,
+            f"aux_batch_tokens must be 0 (chosen) or a multiple of the context {self.context}, "
+            f"got {self.aux_batch_tokens}",
         )
         inner = self.attention_ratio * self.width
         check(self.head_size % 2 == 0, f"head_size must be even for rotary embeddings, got {self.head_size}")
@@ -277,6 +291,20 @@ class TrainConfig:
             "raise tokens or lower batch_tokens",
         )
 
+        check(
+            self.batch_tokens % (self.model.aux_batch_tokens or 1) == 0,
+            f"model.aux_batch_tokens {self.model.aux_batch_tokens} does not divide batch_tokens {self.batch_tokens} "
+            "into equal parts; choose a divisor of it, or 0",
+        )
+
+    @property
+    def aux_sequences(self) -> int:
+        """Sequences of one part of the batch over which the load is balanced and stability is measured."""
+        if self.model.aux_batch_tokens:
+            return self.model.aux_batch_tokens // self.model.context
+        most = max(1, AUX_TOKENS // self.model.context)
+        return next(size for size in range(min(most, self.batch_sequences), 0, -1) if self.batch_sequences % size == 0)
+
     @property
     def steps(self) -> int:
         """Optimiser steps: tokens over batch_tokens, to the nearest (HyperP §4: 4959 for d = 8)."""
@@ -287,6 +315,9 @@ class TrainConfig:
         return self.batch_tokens // self.model.context
 
 
+AUX_TOKENS = 32_768
+"""Most tokens that a load is balanced over unless asked otherwise: 8 sequences of HyperP's context, a micro-batch that
+fits a GPU, so that no second pass is needed to know the load."""
 CHECKPOINTS_KEPT = 2
 """Of a run that trains: the newest, and the one before it in case the newest is damaged."""
 
@@ -323,9 +354,13 @@ class Execution:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     log_every: int = 10
     """Steps between lines of metrics.jsonl."""
+    stability_every: int = 50
+    """Steps between measurements of stability, which the first and the last step have too; 0 for none. One costs a
+    forward pass over `TrainConfig.aux_sequences`: at most a third of a step, so that 50 cost less than 1 %."""
 
     def __post_init__(self) -> None:
         positive("execution", threads=self.threads, log_every=self.log_every)
+        check(self.stability_every >= 0, f"stability_every must be 0 (never) or positive, got {self.stability_every}")
         check(
             self.shard_processes >= 0, f"shard_processes must be 0 (a node's) or positive, got {self.shard_processes}"
         )

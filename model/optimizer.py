@@ -169,15 +169,20 @@ class Optimizer:
         return norm
 
     @torch.no_grad()
-    def step(self, multiplier: float) -> None:
+    def step(self, multiplier: float, *, measured: bool = False) -> dict[str, Tensor]:
         """Move every parameter against its gradient at `multiplier` times its peak rate.
 
         A parameter without a gradient counts as one whose gradient is zero.
+
+        Returns:
+            Where it is `measured`, the squared length of what was added to this rank's part of each parameter, 0-d in
+            float64, by name; else nothing.
 
         Raises:
             PeerLost: Another rank is gone.
         """
         self.steps += 1
+        squares: dict[str, Tensor] = {}
         for some, shared in self.rounds:
             updates = [self._update(i) for i in some]
             directions = shared.directions(updates, self._orthogonal) if shared else updates
@@ -185,9 +190,20 @@ class Optimizer:
             cut = {i: direction for i, direction in zip(some, directions, strict=True) if self._cut(i)}
             for i, direction in zip(some, directions, strict=True):
                 if i not in cut:
-                    torch._foreach_copy_(self._parts(i), self._moved(i, direction, multiplier).unbind())
+                    moved = self._moved(i, direction, multiplier)
+                    if measured:
+                        squares |= self._squares(i, torch.stack(self._parts(i)), moved)
+                    torch._foreach_copy_(self._parts(i), moved.unbind())
             if cut:
+                before = {i: torch.stack(self._parts(i)) for i in cut} if measured else {}
                 self._move_cut(cut, multiplier)
+                for i, weight in before.items():
+                    squares |= self._squares(i, weight, torch.stack(self._parts(i)))
+        return squares
+
+    def _squares(self, i: int, before: Tensor, after: Tensor) -> dict[str, Tensor]:
+        lengths = (after - before).double().flatten(1).square().sum(dim=1)
+        return dict(zip(self.groups[i].names, lengths.unbind(), strict=True))
 
     def _update(self, i: int) -> Tensor:
         """Adam's direction of a group, or what Newton–Schulz makes a direction of; moments move on."""

@@ -17,12 +17,14 @@ import torch
 from torch import Tensor
 
 from kernels.primitives import cross_entropy
+from model import stability
 from model.checkpoint import Found, newest_checkpoint, read_checkpoint
 from model.config import Execution, TrainConfig
 from model.corpus import check_corpus
 from model.data import TokenData, open_data
 from model.distributed import World, average_gradients, exchanging, from_lead, join, share, sum_over_ranks
 from model.divergence import Divergence, watch
+from model.moe import Watch
 from model.optimizer import DTYPES, Optimizer, make_optimizer
 from model.saving import Saver
 from model.schedule import multiplier
@@ -72,6 +74,9 @@ class Outcome:
     """Why it diverged or stopped; empty when done."""
     device: str
     """What rank 0 trained on, as torch calls it: `cpu`, or the model of a GPU."""
+    stability: Mapping[str, float]
+    """What was last measured (`model.stability`), averaged over layers, by metric; of a run that is done, at its last
+    step."""
 
 
 class Observer(Protocol):
@@ -79,7 +84,7 @@ class Observer(Protocol):
 
     def metrics(self, member: int, row: Mapping[str, float]) -> None:
         """A line of the run's record: step (from 1), tokens, loss, lr (of hidden matrices), grad_norm (before
-        clipping), tokens_per_s; and `val/loss` after a validation.
+        clipping), tokens_per_s; `val/loss` after a validation; and what `model.stability` measured.
         """
 
     def progress(self, member: int, step: int, steps: int, tokens_per_s: float) -> None:
@@ -140,6 +145,8 @@ class _Step:
     loss: Tensor
     """This rank's share of the mean loss over the global batch, 0-d: the ranks' sum is the loss."""
     grad_norm: Tensor
+    stability: Mapping[str, Tensor] | None
+    """What was measured of it, the same on every rank."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,6 +157,8 @@ class _Seen:
     lr: float
     loss: float
     grad_norm: float
+    stability: Mapping[str, float]
+    """By the names of `metrics.jsonl`; empty where nothing was measured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,6 +248,7 @@ def _train_on(run: _Run, progress: Progress, saver: Saver, caller: _Caller, *, s
     earlier_s = progress.wall_time_s
     speed = 0.0
     pending: list[_Step] = []
+    measured: Mapping[str, float] = {}
     if leads:
         caller.observer.progress(0, progress.step, config.steps, speed)
     looked = time.monotonic()
@@ -247,12 +257,13 @@ def _train_on(run: _Run, progress: Progress, saver: Saver, caller: _Caller, *, s
         pending.append(_step(run, step))
         if step + 1 < look_at and not _validates(config, step + 1):
             continue
-        look = _look(pending, run.world, caller.should_stop, saver.wants, looked=looked)
+        look = _look(pending, run, caller.should_stop, saver.wants, looked=looked)
         look_at = step + 1 + _steps_to_next_look(look.step_s, LOOK_STEPS[run.world.device.type])
         now = time.monotonic()
         speed = _smoothed(speed, config.batch_tokens * len(pending) / max(now - looked, 1e-9))
         pending.clear()
         progress, seen = _advance(progress, look.seen, now - looked, config)
+        measured = next((one.stability for one in reversed(seen) if one.stability), measured)
         diverged = progress.divergence.reason
         caller.alive(progress.step)
         if leads:
@@ -266,13 +277,14 @@ def _train_on(run: _Run, progress: Progress, saver: Saver, caller: _Caller, *, s
         if (ends or look.stops or look.saves) and not _owned(run, caller):
             return _outcome(run, progress, "stopped", math.nan, TAKEN_OVER)
         if diverged:
-            return _outcome(run, progress, "diverged", seen[-1].loss, diverged)
+            return _outcome(run, progress, "diverged", seen[-1].loss, diverged, measured)
         if validation is not None and ends:
             if not math.isfinite(validation):
-                return _outcome(run, progress, "diverged", validation, f"the validation loss became {validation}")
+                why = f"the validation loss became {validation}"
+                return _outcome(run, progress, "diverged", validation, why, measured)
             if run.execution.checkpoint.keep_final:
                 _save_final(run, saver)
-            return _outcome(run, progress, "done", validation, "")
+            return _outcome(run, progress, "done", validation, "", measured)
         if look.stops:
             reason = f"asked to stop at step {step + 1} of {config.steps}{_save(run, progress, saver, last=True)}"
             return _outcome(run, progress, "stopped", math.nan, reason)
@@ -369,21 +381,71 @@ def _step(run: _Run, step: int) -> _Step:
     """One optimiser step on this rank's rows of the global batch, without waiting for the device."""
     config, layout = run.config, run.optimizer.layout
     scale = multiplier(config.schedule, step, config.steps)
+    measures = _measures(run, step + 1)
+    means = _forward_measures(run, step) if measures else {}
+    load = _load(run, step)
     run.optimizer.zero_grad()
     loss = torch.zeros((), dtype=torch.float64, device=run.world.device)
     for rows in _micro_batches(run.rows, run.execution.micro_batch):
         inputs_BT, targets_BT = run.data.batch(step, config.batch_sequences, rows.start, rows.stop)
+        inputs_BT = inputs_BT.to(run.world.device, non_blocking=True)
         reduce_across_copies(run.model, layout, now=rows.stop == run.rows.stop)
         with exchanging(run.world):
-            logits_BTV = run.model(inputs_BT.to(run.world.device, non_blocking=True))
+            logits_BTV, balance = _passed(run, inputs_BT, rows, load)
             mean = cross_entropy(logits_BTV, targets_BT.to(run.world.device, non_blocking=True))
-            torch.autograd.backward(mean * (len(rows) / len(run.rows)))
+            minimised = mean if balance is None else mean + config.model.aux_weight * balance
+            torch.autograd.backward(minimised * (len(rows) / len(run.rows)))
         loss += mean.detach() * (len(rows) / config.batch_sequences)
     if layout.shards == 1:
         average_gradients(run.model.parameters(), run.world)
+    gradients = stability.gradient_squares(run.model, layout) if measures else {}
     grad_norm = run.optimizer.clip(config.optimizer.clip)
-    run.optimizer.step(scale)
-    return _Step(step=step + 1, lr=config.rates.hidden * scale, loss=loss, grad_norm=grad_norm)
+    updates = run.optimizer.step(scale, measured=measures)
+    return _Step(
+        step=step + 1,
+        lr=config.rates.hidden * scale,
+        loss=loss,
+        grad_norm=grad_norm,
+        stability=stability.gather(means, gradients, updates, config, layout) if measures else None,
+    )
+
+
+def _passed(run: _Run, inputs_BT: Tensor, rows: range, load: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """The logits of a pass over these rows of the batch, and the balance of its experts summed over layers, if any."""
+    config = run.config
+    if not _balances(config):
+        return run.model(inputs_BT), None
+    context = config.model.context
+    watch = Watch(group_tokens=config.aux_sequences * context, start=rows.start * context, load=load)
+    logits_BTV, seen = run.model(inputs_BT, watch)
+    return logits_BTV, seen["balance"].sum().to(torch.promote_types(logits_BTV.dtype, torch.float32))
+
+
+def _load(run: _Run, step: int) -> Tensor | None:
+    """What each expert has to do in each group of the batch, where the passes see parts of groups only."""
+    config, micro_batch = run.config, run.execution.micro_batch
+    if not _balances(config) or stability.sees_whole_groups(config, len(run.rows), micro_batch):
+        return None
+    micro_batches = _micro_batches(run.rows, micro_batch)
+    load = stability.expert_load(run.model, run.data, config, run.world, step=step, micro_batches=micro_batches)
+    give_up_gathered(run.model, run.optimizer.layout)
+    return load
+
+
+def _balances(config: TrainConfig) -> bool:
+    return config.model.mlp == "moe" and config.model.aux_weight > 0
+
+
+def _measures(run: _Run, done: int) -> bool:
+    """Whether stability is measured at the step that makes it so many."""
+    every = run.execution.stability_every
+    return every > 0 and (done in (1, run.config.steps) or done % every == 0)
+
+
+def _forward_measures(run: _Run, step: int) -> dict[str, Tensor]:
+    per_batch = run.execution.micro_batch or len(run.rows)
+    layout = run.optimizer.layout
+    return stability.forward_measures(run.model, run.data, run.config, layout, step=step, per_batch=per_batch)
 
 
 def _micro_batches(rows: range, micro_batch: int) -> Iterator[range]:
@@ -412,20 +474,27 @@ def _validates(config: TrainConfig, done: int) -> bool:
 
 def _look(
     pending: Sequence[_Step],
-    world: World,
+    run: _Run,
     should_stop: Callable[[], bool],
     wants_checkpoint: Callable[[float], bool],
     *,
     looked: float,
 ) -> _Look:
     """Wait for the steps since the look at `looked`, then tell each other of them: one exchange between ranks."""
+    world = run.world
     losses = torch.stack([one.loss for one in pending]).tolist()
     norms = torch.stack([one.grad_norm for one in pending]).tolist()
     now = time.monotonic()
     step_s, saves = ((now - looked) / len(pending), float(wants_checkpoint(now))) if world.leads else (0.0, 0.0)
     total = sum_over_ranks([*losses, *norms, step_s, saves, float(should_stop())], world)
     seen = [
-        _Seen(step=one.step, lr=one.lr, loss=loss, grad_norm=norm / world.size)
+        _Seen(
+            step=one.step,
+            lr=one.lr,
+            loss=loss,
+            grad_norm=norm / world.size,
+            stability=stability.rows(one.stability, run.config) if one.stability is not None else {},
+        )
         for one, loss, norm in zip(pending, total[: len(pending)], total[len(pending) : -3], strict=True)
     ]
     return _Look(seen=seen, step_s=total[-3], saves=total[-2] > 0, stops=total[-1] > 0)
@@ -455,10 +524,12 @@ def _advance(
 
 
 def _rows(run: _Run, seen: Sequence[_Seen], speed: float, validation: float | None) -> Iterator[dict[str, float]]:
-    """The lines of the record: the first and every `log_every`-th step, and each with a validation (the last here)."""
+    """The lines of the record: the first and every `log_every`-th step, and each with a validation (the last here) or
+    a measurement of stability.
+    """
     for one in seen:
         validated = validation is not None and one is seen[-1]
-        if one.step == 1 or one.step % run.execution.log_every == 0 or validated:
+        if one.step == 1 or one.step % run.execution.log_every == 0 or validated or one.stability:
             yield {
                 "step": one.step,
                 "tokens": one.step * run.config.batch_tokens,
@@ -467,6 +538,7 @@ def _rows(run: _Run, seen: Sequence[_Seen], speed: float, validation: float | No
                 "grad_norm": one.grad_norm,
                 "tokens_per_s": speed,
                 **({"val/loss": validation} if validation is not None and validated else {}),
+                **one.stability,
             }
 
 
@@ -499,7 +571,12 @@ def _smoothed(speed: float, now: float) -> float:
 
 
 def _outcome(
-    run: _Run, progress: Progress, state: Literal["done", "diverged", "stopped"], loss: float, reason: str
+    run: _Run,
+    progress: Progress,
+    state: Literal["done", "diverged", "stopped"],
+    loss: float,
+    reason: str,
+    measured: Mapping[str, float] | None = None,
 ) -> Outcome:
     tokens = progress.step * run.config.batch_tokens
     return Outcome(
@@ -512,4 +589,5 @@ def _outcome(
         tokens_per_s=tokens / progress.stepping_s,
         reason=reason,
         device=run.world.device_name,
+        stability=stability.averages(measured or {}),
     )

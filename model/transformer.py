@@ -6,6 +6,7 @@ stream too; branches and matrix products are computed in `dtype`.
 
 import hashlib
 from collections.abc import Mapping
+from typing import overload
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ from kernels.primitives import linear
 from model.attention import Attention, rotary
 from model.config import ModelConfig, Rates
 from model.mlp import Mlp
-from model.moe import Mixture
+from model.moe import Mixture, Watch
 from model.norm import RmsNorm
 from model.parameters import Parameter, parameters
 
@@ -27,24 +28,42 @@ class Block(nn.Module):
         self,
         config: ModelConfig,
         weights: Mapping[str, nn.Parameter],
-        prefix: str,
+        layer: int,
         residual_multiplier: float,
         dtype: torch.dtype,
     ) -> None:
         super().__init__()
+        prefix = f"blocks.{layer}"
         self.residual_multiplier = residual_multiplier
         self.attention_norm = RmsNorm(config, weights[f"{prefix}.attention_norm.gain"], dtype)
         self.attention = Attention(config, weights, f"{prefix}.attention", dtype)
         self.mlp_norm = RmsNorm(config, weights[f"{prefix}.mlp_norm.gain"], dtype)
-        self.mlp: nn.Module = (
-            Mlp(weights, f"{prefix}.mlp") if config.mlp == "dense" else Mixture(config, weights, f"{prefix}.mlp")
+        self.mlp: Mlp | Mixture = (
+            Mlp(weights, f"{prefix}.mlp") if config.mlp == "dense" else Mixture(config, weights, f"{prefix}.mlp", layer)
         )
 
-    def forward(self, x_BTD: Tensor, cos_TK: Tensor, sin_TK: Tensor) -> Tensor:
-        h_BTD = self.attention(self.attention_norm(x_BTD), cos_TK, sin_TK)
+    def forward(
+        self, x_BTD: Tensor, cos_TK: Tensor, sin_TK: Tensor, watch: Watch | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The residual stream after the block, and what `watch` asked for, by name.
+
+        What is seen is returned, not kept aside: a sharded block must know every tensor that a backward pass starts
+        from.
+        """
+        measured = watch is not None and watch.measured
+        h_BTD, seen = self.attention(self.attention_norm(x_BTD), cos_TK, sin_TK, measured=measured)
+        if measured:
+            seen |= output_statistics("attention", h_BTD, self.residual_multiplier)
         x_BTD = torch.add(x_BTD, h_BTD, alpha=self.residual_multiplier)
-        h_BTD = self.mlp(self.mlp_norm(x_BTD))
-        return torch.add(x_BTD, h_BTD, alpha=self.residual_multiplier)
+        x_normed_BTD = self.mlp_norm(x_BTD)
+        if isinstance(self.mlp, Mixture):
+            h_BTD, routed = self.mlp(x_normed_BTD, watch)
+            seen |= routed
+        else:
+            h_BTD = self.mlp(x_normed_BTD)
+        if measured:
+            seen |= output_statistics("mlp", h_BTD, self.residual_multiplier)
+        return torch.add(x_BTD, h_BTD, alpha=self.residual_multiplier), seen
 
 
 class Transformer(nn.Module):
@@ -68,7 +87,7 @@ class Transformer(nn.Module):
         weights = {p.name: nn.Parameter(initial(p, seed).to(held)) for p in parameters(config)}
         self.embedding = weights["embedding"]
         self.blocks = nn.ModuleList(
-            Block(config, weights, f"blocks.{layer}", rates.residual_multiplier, dtype) for layer in range(config.depth)
+            Block(config, weights, layer, rates.residual_multiplier, dtype) for layer in range(config.depth)
         )
         self.final_norm = RmsNorm(config, weights["final_norm.gain"], dtype)
         self.head = weights["head"]
@@ -77,14 +96,40 @@ class Transformer(nn.Module):
         ):
             self.register_buffer(name, angles.to(dtype), persistent=False)
 
-    def forward(self, tokens_BT: Tensor) -> Tensor:
+    @overload
+    def forward(self, tokens_BT: Tensor) -> Tensor: ...
+    @overload
+    def forward(self, tokens_BT: Tensor, watch: Watch) -> tuple[Tensor, dict[str, Tensor]]: ...
+    def forward(self, tokens_BT: Tensor, watch: Watch | None = None) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+        """The logits, shape (B, T, V); with `watch`, also what it asks for, by name, each stacked over the layers."""
         length = tokens_BT.shape[-1]
         cos_TK, sin_TK = self.cos_TK[:length], self.sin_TK[:length]
         x_BTD = F.embedding(tokens_BT, self.embedding)
+        layers: list[dict[str, Tensor]] = []
         for block in self.blocks:
-            x_BTD = block(x_BTD, cos_TK, sin_TK)
+            x_BTD, seen = block(x_BTD, cos_TK, sin_TK, watch)
+            layers.append(seen)
         logits_BTV = linear(self.final_norm(x_BTD), self.head)
-        return logits_BTV if self.logit_multiplier == 1 else logits_BTV * self.logit_multiplier
+        if self.logit_multiplier != 1:
+            logits_BTV = logits_BTV * self.logit_multiplier
+        if watch is None:
+            return logits_BTV
+        return logits_BTV, {name: torch.stack([seen[name] for seen in layers]) for name in layers[0]}
+
+
+OUTLIER_STD = 5.0
+"""An element is an outlier beyond so many standard deviations of its token's features (HyperP §5.1)."""
+
+
+def output_statistics(branch: str, h_BTD: Tensor, multiplier: float) -> dict[str, Tensor]:
+    """Mean square and share of outliers (%) of a branch's output times the residual multiplier (HyperP §5.1)."""
+    h_BTD = h_BTD.to(torch.promote_types(h_BTD.dtype, torch.float32)) * multiplier
+    deviation = (h_BTD - h_BTD.mean(dim=-1, keepdim=True)).abs()
+    outlier = deviation > OUTLIER_STD * h_BTD.std(dim=-1, keepdim=True)
+    return {
+        f"{branch}_square": h_BTD.square().mean(),
+        f"{branch}_outliers": 100 * outlier.to(h_BTD.dtype).mean(),
+    }
 
 
 def initial(parameter: Parameter, seed: int) -> Tensor:

@@ -80,7 +80,7 @@ class RunRecord:
     reason: str = ""
     """Why a run diverged."""
     extra: Mapping[str, Value] = field(default_factory=dict)
-    """What a command that trained it reported beside these, by name."""
+    """What its trainer reported beside these, by name: of ours the stability of the last step (`model.stability`)."""
     # A field that is added later has a default: records of before are read for ever.
 
 

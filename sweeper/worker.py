@@ -497,7 +497,7 @@ def _finish(
         fingerprint=train.data.fingerprint,
         axes=dict(spec.axes),
         reason=outcome.reason if outcome.state == "diverged" else "",
-        extra=dict(told.extra),
+        extra=dict(told.extra) if by_command else {k: v for k, v in outcome.stability.items() if math.isfinite(v)},
     )
 
     def write() -> bool:

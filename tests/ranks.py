@@ -6,16 +6,55 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from model.config import Execution, TrainConfig
+from model.config import (
+    DataConfig,
+    EvaluationConfig,
+    Execution,
+    ModelConfig,
+    OptimizerConfig,
+    Rates,
+    ScheduleConfig,
+    Seeds,
+    TrainConfig,
+)
 from model.train import Member, Outcome, train
 
 ROOT = Path(__file__).resolve().parent.parent
 CHILD = ROOT / "tests" / "unit" / "model" / "train_child.py"
 NEVER = 10**9
+DENSE = ModelConfig(width=16, depth=2, head_size=8, kv_heads=2, vocab=9, context=16)
+MIXTURE = replace(DENSE, depth=1, mlp="moe", sparsity=3, top_k=2)
+"""Five routed experts, and nine rows of embedding: neither two, three nor four ranks share them equally."""
+
+
+def config(
+    model: ModelConfig = DENSE, optimizer: str = "muonh", *, steps: int = 10, float64: bool = True
+) -> TrainConfig:
+    """A batch of twelve sequences, eleven of validation, and gradients that are clipped."""
+    lr = 0.05 if optimizer == "muonh" else 0.01
+    return TrainConfig(
+        model=model,
+        optimizer=OptimizerConfig(name=optimizer, ns_dtype="float64" if float64 else "float32", clip=0.5),
+        schedule=ScheduleConfig(),
+        data=DataConfig(source="synthetic"),
+        evaluation=EvaluationConfig(sequences=11, every=4),
+        seed=Seeds(),
+        rates=Rates(
+            hidden=lr,
+            head=lr,
+            embedding=lr,
+            vector=lr,
+            residual_multiplier=0.5,
+            weight_decay=0.0 if optimizer == "muonh" else 0.01,
+        ),
+        tokens=steps * 192,
+        batch_tokens=192,
+        precision="float64" if float64 else "float32",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

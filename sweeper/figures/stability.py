@@ -31,13 +31,18 @@ PANELS = {
 STABLE = {
     "attention_z": "attention $Z$",
     "router_z": "router $Z$",
-    "output_rms": "output RMS",
-    "outliers": "outliers (%)",
+    "attention_rms": "attention output RMS",
+    "mlp_rms": "MLP output RMS",
+    "attention_outliers": "attention outliers (%)",
+    "mlp_outliers": "MLP outliers (%)",
     "maxvio": "MaxVio",
+    "balance": "load-balancing loss",
+    "grad_norm": "gradient norm, mean of layers",
+    "update_norm": "update norm, mean of layers",
 }
 """Words for metrics of HyperP §5.1 (arXiv 2603.28743); any other goes by its own name."""
 LOGARITHMIC = ("grad_norm",)
-METRICS = 9
+METRICS = 15
 """Panels, on a slide too."""
 RUNS = 60
 """Lines of a panel at most."""
@@ -68,7 +73,9 @@ def plot_stability(series: Sequence[Series], *, colour: str = "", style: str = "
         raise FitError(f"the runs have no label {colour!r} to be coloured by; choose among {known}")
     seen = dict.fromkeys(name for item in series for name, v in item.metrics.items() if np.isfinite(v).any())
     metrics = [name for name in PANELS if name in seen and (name != "val/loss" or _several(series, name))]
-    metrics += sorted(name for name in seen if name.startswith(STABILITY))
+    order = [STABILITY + name for name in STABLE]
+    measured = sorted(name for name in seen if name.startswith(STABILITY))
+    metrics += sorted(measured, key=lambda name: order.index(name) if name in order else len(order))
     if not metrics:
         raise FitError("the runs report none of loss, grad_norm, lr and tokens_per_s; write them to metrics.jsonl")
     with drawing(style) as chosen:

@@ -16,8 +16,9 @@ from sweeper.table.cells import Table
 def results(records: Iterable[RunRecord], specs: Iterable[RunSpec]) -> Table:
     """One row per run of the expansion that has a record, in the order of the expansion, with the columns of `COLUMNS`.
 
-    The axes follow, then what a command reported beside its loss; a name that is taken becomes `result.NAME`. Where a
-    command's model is not described, `width` and its companions are values of its own, or empty.
+    The axes follow, then what the trainer reported beside its loss (ours the stability of the last step, averaged over
+    layers); a name that is taken becomes `result.NAME`. Where a command's model is not described, `width` and its
+    companions are values of its own, or empty.
 
     Records of other expansions are left out: ask for their cells to see them.
     """

@@ -79,11 +79,11 @@ def changed(config, path):
     elif kind is str:
         others = [value + "x"]
     else:
-        others = [value * 2, value + 1, value / 2, value + 0.25]
+        others = [kind(other) for other in (value * 2, value + 1, value / 2, value + 0.25, value + TRAIN.model.context)]
         others = [other for other in others if other != value]
     for other in others:
         try:
-            return dataclasses.replace(config, **{name: kind(other) if kind in (int, float) else other})
+            return dataclasses.replace(config, **{name: other})
         except ValueError:
             continue
     return None

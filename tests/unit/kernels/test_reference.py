@@ -4,7 +4,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kernels.reference import cross_entropy, grouped_linear, linear, matrix_radius, newton_schulz, rms_norm, sphere_step
+import kernels.reference
+from kernels.reference import (
+    causal_logsumexp,
+    cross_entropy,
+    grouped_linear,
+    linear,
+    matrix_radius,
+    newton_schulz,
+    rms_norm,
+    sphere_step,
+)
 
 SHAPES = [(16, 16), (8, 24), (24, 8), (3, 8, 24), (2, 3, 24, 8)]
 
@@ -143,3 +153,17 @@ def test_a_grouped_linear_map_gives_each_row_to_its_expert_and_allows_idle_exper
 def test_rms_norm_gives_unit_rms_times_the_gain():
     y = rms_norm(randn(5, 8), torch.full((8,), 2.0).double(), eps=0.0)
     torch.testing.assert_close(y.square().mean(-1).sqrt(), torch.full((5,), 2.0).double())
+
+
+@pytest.mark.parametrize("elements", [1, 300, 10**9])
+def test_the_log_sum_exp_of_causal_attention_is_its_formula_however_it_is_cut(monkeypatch, elements):
+    monkeypatch.setattr(kernels.reference, "LSE_ELEMENTS", elements)
+    generator = torch.Generator().manual_seed(0)
+    q = torch.randn(2, 4, 10, 8, generator=generator, dtype=torch.float64)
+    k = torch.randn(2, 2, 10, 8, generator=generator, dtype=torch.float64)
+    expected = torch.empty(2, 4, 10, dtype=torch.float64)
+    for h in range(4):
+        for t in range(10):
+            logits = (q[:, h, t, None] * k[:, h // 2, : t + 1]).sum(-1) / 8**0.5
+            expected[:, h, t] = logits.logsumexp(-1)
+    torch.testing.assert_close(causal_logsumexp(q, k), expected)

@@ -20,7 +20,7 @@ def drawn(config):
 
 def attend(config, weights, x):
     cos, sin = rotary(config.context, config.head_size, config.rope_base)
-    return Attention(config, weights, PREFIX, torch.float64)(x, cos, sin)
+    return Attention(config, weights, PREFIX, torch.float64)(x, cos, sin)[0]
 
 
 def sample():

@@ -81,11 +81,12 @@ def note_collectives(file: Path) -> None:
         clipped[:] = collectives.seen
         return norm
 
-    def noting_step(self: Optimizer, multiplier: float) -> None:
+    def noting_step(self: Optimizer, multiplier: float, **how: Any) -> Any:
         with Collectives() as collectives:
-            step(self, multiplier)
+            squares = step(self, multiplier, **how)
         with file.open("a") as lines:
             print(json.dumps(clipped + collectives.seen), file=lines)
+        return squares
 
     Optimizer.clip, Optimizer.step = noting_clip, noting_step  # type: ignore[method-assign]
 
