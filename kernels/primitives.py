@@ -4,10 +4,10 @@
 this is a module of its own so that importing the package `kernels` needs no torch.
 """
 
+from kernels.grouped import grouped_linear
 from kernels.reference import (
     causal_logsumexp,
     cross_entropy,
-    grouped_linear,
     linear,
     matrix_radius,
     newton_schulz,

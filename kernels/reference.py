@@ -4,7 +4,6 @@ Dimensions are counted from the right: a matrix is (…, out, in) and leading di
 """
 
 import math
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -127,18 +126,21 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
     return y.reshape(*x.shape[:-1], weight.shape[-2])
 
 
-def grouped_linear(x: Tensor, weight: Tensor, counts: Sequence[int]) -> Tensor:
+def grouped_linear(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
     """The linear map of each expert on its own rows.
 
     Args:
         x: Rows sorted by expert, shape (rows, in).
         weight: One matrix per expert, shape (experts, out, in).
-        counts: Rows of each expert, which sum to `rows`; an expert without rows is allowed.
+        counts: Rows of each expert, shape (experts,), which sum to `rows`; an expert without rows is allowed. They are
+            read on the host.
 
     Returns:
         Shape (rows, out), in the order of `x`.
     """
-    return torch.cat([linear(rows, matrix) for rows, matrix in zip(torch.split(x, list(counts)), weight, strict=True)])
+    return torch.cat(
+        [linear(rows, matrix) for rows, matrix in zip(torch.split(x, counts.tolist()), weight, strict=True)]
+    )
 
 
 def rms_norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:

@@ -60,8 +60,7 @@ class Mixture(nn.Module):
         expert_Mk, weight_Mk = self.route(logits_ME)
         # Rows go to their experts sorted, stably, and come back to their tokens: no sum depends on a race.
         order = expert_Mk.flatten().argsort(stable=True)
-        # The plain grouped product splits rows by Python numbers: one synchronisation with the host per layer.
-        counts = expert_Mk.flatten().bincount(minlength=self.router.shape[-2]).tolist()
+        counts = expert_Mk.flatten().bincount(minlength=self.router.shape[-2])
         hidden = swiglu(grouped_linear(x_MD[order // self.top_k], self.experts_gate_up, counts))
         y_MkD = grouped_linear(hidden, self.experts_down, counts)[order.argsort()].reshape(*expert_Mk.shape, -1)
         y_MD: Tensor = (y_MkD * weight_Mk.unsqueeze(-1).to(y_MkD.dtype)).sum(dim=-2)

@@ -147,7 +147,7 @@ def test_a_linear_map_is_computed_in_the_precision_of_its_input():
 def test_a_grouped_linear_map_gives_each_row_to_its_expert_and_allows_idle_experts():
     x, weight = randn(5, 4), randn(3, 6, 4, seed=1)
     expected = torch.stack([weight[e] @ row for e, row in zip([0, 0, 2, 2, 2], x, strict=True)])
-    torch.testing.assert_close(grouped_linear(x, weight, [2, 0, 3]), expected)
+    torch.testing.assert_close(grouped_linear(x, weight, torch.tensor([2, 0, 3])), expected)
 
 
 def test_rms_norm_gives_unit_rms_times_the_gain():
