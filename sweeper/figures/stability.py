@@ -31,17 +31,17 @@ PANELS = {
 STABLE = {
     "attention_z": "attention $Z$",
     "router_z": "router $Z$",
-    "attention_rms": "attention output RMS",
+    "attention_rms": "attention\noutput RMS",
     "mlp_rms": "MLP output RMS",
-    "attention_outliers": "attention outliers (%)",
+    "attention_outliers": "attention\noutliers (%)",
     "mlp_outliers": "MLP outliers (%)",
     "maxvio": "MaxVio",
-    "balance": "load-balancing loss",
-    "grad_norm": "gradient norm, mean of layers",
-    "update_norm": "update norm, mean of layers",
+    "balance": "load-balancing\nloss",
+    "grad_norm": "gradient norm,\nmean of layers",
+    "update_norm": "update norm,\nmean of layers",
 }
 """Words for metrics of HyperP §5.1 (arXiv 2603.28743); any other goes by its own name."""
-LOGARITHMIC = ("grad_norm",)
+LOGARITHMIC = ("grad_norm", *(f"{STABILITY}{name}" for name in ("attention_z", "grad_norm", "update_norm")))
 METRICS = 15
 """Panels, on a slide too."""
 RUNS = 60
