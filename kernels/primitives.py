@@ -8,6 +8,7 @@ from kernels.grouped import grouped_linear
 from kernels.reference import (
     causal_logsumexp,
     cross_entropy,
+    joint_radius,
     linear,
     matrix_radius,
     newton_schulz,
@@ -19,6 +20,7 @@ __all__ = [
     "causal_logsumexp",
     "cross_entropy",
     "grouped_linear",
+    "joint_radius",
     "linear",
     "matrix_radius",
     "newton_schulz",

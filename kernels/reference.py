@@ -4,6 +4,7 @@ Dimensions are counted from the right: a matrix is (…, out, in) and leading di
 """
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -50,7 +51,19 @@ def matrix_radius(weight: Tensor) -> Tensor:
     return norm.clamp_min(TINY)
 
 
-def sphere_step(weight: Tensor, direction: Tensor, rate: float | Tensor, radius: Tensor) -> Tensor:
+def joint_radius(weight: Tensor) -> Tensor:
+    """Norm of all matrices (experts, out, in) that share a sphere, shape (…, 1, 1, 1), at least 1e-8."""
+    norm: Tensor = torch.linalg.vector_norm(weight, dim=(-3, -2, -1), keepdim=True)
+    return norm.clamp_min(TINY)
+
+
+def sphere_step(
+    weight: Tensor,
+    direction: Tensor,
+    rate: float | Tensor,
+    radius: Tensor,
+    norm: Callable[[Tensor], Tensor] = matrix_radius,
+) -> Tensor:
     """One step of relative length `rate` on the Frobenius sphere: HyperP eq. 2 (arXiv 2603.28743).
 
     Args:
@@ -58,12 +71,13 @@ def sphere_step(weight: Tensor, direction: Tensor, rate: float | Tensor, radius:
         direction: What to step against, same shape; its length does not matter.
         rate: ‖step‖ / ‖weight‖, a number or one per member, shape (…, 1, 1).
         radius: Norm of each matrix, shape (…, 1, 1); the initial one, so that rounding does not drift.
+        norm: What is kept: of each matrix, or `joint_radius`.
 
     Returns:
         radius · W̃/‖W̃‖ with W̃ = W − rate · radius · D/‖D‖; a new tensor.
     """
-    moved = weight - direction * (rate * radius / matrix_radius(direction))
-    return moved * (radius / matrix_radius(moved))
+    moved = weight - direction * (rate * radius / norm(direction))
+    return moved * (radius / norm(moved))
 
 
 LSE_ELEMENTS = 2**26

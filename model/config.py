@@ -140,6 +140,9 @@ class OptimizerConfig:
     """λ of the base configuration; what one step removes is `Rates.weight_decay`."""
     clip: float = 1.0
     """Global gradient norm; 0 switches clipping off."""
+    expert_sphere: Literal["expert", "layer"] = "expert"
+    """Whether each matrix of an expert keeps its norm (the paper's text), or those of all experts of a layer together
+    (the authors' code on one process, where it was; muonh only)."""
 
     def __post_init__(self) -> None:
         check(0 <= self.momentum < 1, f"momentum must lie in [0, 1), got {self.momentum}")

@@ -29,7 +29,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from kernels.primitives import matrix_radius, newton_schulz, sphere_step
+from kernels.primitives import joint_radius, matrix_radius, newton_schulz, sphere_step
 from model.config import OptimizerConfig, Rates, Role, TrainConfig
 from model.distributed import add_over_ranks
 from model.parameters import stacks
@@ -61,6 +61,8 @@ class Group:
     """Peak learning rate."""
     decay: float
     """Fraction of the weight that one step at the peak rate removes."""
+    joint: bool = False
+    """Whether the experts of each parameter share one sphere."""
 
     @property
     def orthogonal(self) -> bool:
@@ -71,6 +73,10 @@ class Group:
     def on_sphere(self) -> bool:
         """Whether every matrix keeps its norm."""
         return self.rule in ("muonh", "adamh")
+
+    def radius(self, weight: Tensor) -> Tensor:
+        """Norm of what lies on one sphere, of parameters stacked like `weight`."""
+        return joint_radius(weight) if self.joint else matrix_radius(weight)
 
     @property
     def moments(self) -> tuple[str, ...]:
@@ -98,6 +104,7 @@ def groups(train: TrainConfig) -> tuple[Group, ...]:
             rule=rule(train.optimizer, stack[0].role),
             rate=_rate(train.rates, stack[0].role),
             decay=train.rates.weight_decay if decays(train.optimizer, stack[0].role) else 0.0,
+            joint=share_sphere(train.optimizer, stack[0].role),
         )
         for stack in stacks(train.model)
     )
@@ -106,6 +113,11 @@ def groups(train: TrainConfig) -> tuple[Group, ...]:
 def decays(optimizer: OptimizerConfig, role: Role) -> bool:
     """Whether weight decay acts on a role: on the matrices of the baselines, and on no sphere (HyperP theorem 1)."""
     return role in MATRICES and optimizer.name != "muonh"
+
+
+def share_sphere(optimizer: OptimizerConfig, role: Role) -> bool:
+    """Whether the matrices of a parameter of this role keep their joint norm only."""
+    return role == "expert" and optimizer.name == "muonh" and optimizer.expert_sphere == "layer"
 
 
 def _rate(rates: Rates, role: Role) -> float:
@@ -137,9 +149,7 @@ class Optimizer:
     @torch.no_grad()
     def _start(self) -> list[dict[str, Tensor]]:
         """Moments of zero, and the radii of the present weights."""
-        radii = {
-            i: matrix_radius(torch.stack(self._parts(i))) for i, group in enumerate(self.groups) if group.on_sphere
-        }
+        radii = {i: group.radius(torch.stack(self._parts(i))) for i, group in enumerate(self.groups) if group.on_sphere}
         cut = [i for i in radii if self._cut(i)]
         radii.update(zip(cut, self._over_shards([radii[i] for i in cut]), strict=True))
         return [
@@ -221,24 +231,25 @@ class Optimizer:
         group, weight = self.groups[i], torch.stack(self._parts(i))
         rate = multiplier * group.rate
         if group.on_sphere:
-            return sphere_step(weight, direction, rate, self.state[i]["radius"])
+            return sphere_step(weight, direction, rate, self.state[i]["radius"], norm=group.radius)
         if group.rule == "muon":
             rate *= math.sqrt(group.shape[-2] / group.shape[-1])
         return torch.add(weight * (1 - multiplier * group.decay), direction, alpha=-rate)
 
     def _move_cut(self, directions: Mapping[int, Tensor], multiplier: float) -> None:
         """`sphere_step` of groups whose matrices are cut between ranks: norms come from all of them at once."""
-        lengths = self._over_shards([matrix_radius(direction) for direction in directions.values()])
+        lengths = self._over_shards([self.groups[i].radius(direction) for i, direction in directions.items()])
         for (i, direction), length in zip(directions.items(), lengths, strict=True):
             step = direction * (multiplier * self.groups[i].rate * self.state[i]["radius"] / length)
             torch._foreach_sub_(self._parts(i), step.unbind())
-        norms = self._over_shards([matrix_radius(torch.stack(self._parts(i))) for i in directions])
+        norms = self._over_shards([self.groups[i].radius(torch.stack(self._parts(i))) for i in directions])
         for i, norm in zip(directions, norms, strict=True):
             torch._foreach_mul_(self._parts(i), (self.state[i]["radius"] / norm).unbind())
 
     def _cut(self, i: int) -> bool:
-        """Whether a group's matrices lie on a sphere and no rank holds a whole one."""
-        return self.groups[i].on_sphere and self.groups[i].stack.cut(self.layout)
+        """Whether a group lies on spheres and no rank holds all of what is on one."""
+        group = self.groups[i]
+        return group.on_sphere and (group.stack.cut(self.layout) or (group.joint and self.layout.shards > 1))
 
     def _over_shards(self, norms: Sequence[Tensor]) -> list[Tensor]:
         """The norm of what the ranks of a copy hold together, for each norm of what this rank holds.
@@ -292,9 +303,9 @@ def make_optimizer(model: nn.Module, train: TrainConfig, layout: Layout = ALONE)
     return Optimizer(dict(model.named_parameters()), train, layout)
 
 
-def cut_like_its_parameter(key: str, weight: Tensor) -> bool:
-    """Whether ranks hold parts of this tensor of a parameter's state; the radius of a matrix each knows whole."""
-    return key != "radius" or weight.dim() > 2
+def cut_like_its_parameter(key: str, weight: Tensor, optimizer: OptimizerConfig) -> bool:
+    """Whether ranks hold parts of this tensor of a parameter's state; a radius that ranks share each knows whole."""
+    return key != "radius" or (weight.dim() > 2 and optimizer.expert_sphere == "expert")
 
 
 def _rounds(groups: Sequence[Group], layout: Layout) -> Iterator[tuple[tuple[int, ...], Round | None]]:

@@ -34,7 +34,7 @@ def full_state(model: Transformer, optimizer: Optimizer, world: World) -> dict[s
         if world.leads:
             weights[name] = _on_host(whole)
     for name, key, tensor in optimizer.tensors():
-        cut = cut_like_its_parameter(key, parameters[name])
+        cut = cut_like_its_parameter(key, parameters[name], optimizer.optimizer)
         whole = gathered(tensor, parameters[name], layout) if cut else tensor
         if world.leads:
             states.setdefault(name, {})[key] = _on_host(whole)
@@ -62,7 +62,8 @@ def load_state(model: Transformer, optimizer: Optimizer, state: Mapping[str, Any
         local(weight, layout).copy_(part(state["model"][name]))
     parts = {
         name: {
-            key: part(whole) if cut_like_its_parameter(key, parameters[name]) else whole for key, whole in some.items()
+            key: part(whole) if cut_like_its_parameter(key, parameters[name], optimizer.optimizer) else whole
+            for key, whole in some.items()
         }
         for name, some in state["optimizer"]["parameters"].items()
     }

@@ -164,6 +164,7 @@ HSDP = {"layout": "hsdp", "micro_batch": 2}
 
 def test_two_processes_train_as_one_whole_or_sharded_and_go_on_in_any_layout(tmp_path):
     dense, mixture, single = config(steps=6), config(MIXTURE, steps=6), config(steps=5, float64=False)
+    joint = replace(mixture, optimizer=replace(mixture.optimizer, expert_sphere="layer"))
     begun, other = (
         Case(folder=tmp_path / name, config=dense, execution={}, stop_after=2) for name in ("begun", "other")
     )
@@ -176,6 +177,7 @@ def test_two_processes_train_as_one_whole_or_sharded_and_go_on_in_any_layout(tmp
         "stopped": replace(begun, execution=FSDP),  # after two more steps
         "resumed": replace(begun, execution=FSDP, stop_after=NEVER),
         "whole": replace(other, execution=FSDP, stop_after=NEVER),
+        "joint": Case(folder=tmp_path / "joint", config=joint, execution=FSDP),
         "half": Case(folder=tmp_path / "half", config=mixture, execution=FSDP, stop_after=3),
         "deep": Case(folder=tmp_path / "deep", config=config(replace(DENSE, depth=5), steps=1), execution=FSDP),
     }
@@ -187,6 +189,8 @@ def test_two_processes_train_as_one_whole_or_sharded_and_go_on_in_any_layout(tmp
     assert_same(trained["ddp"], alone, 1e-8)
     assert_same(trained["fsdp"], alone, 1e-8)
     assert trained["fsdp"].norms == pytest.approx(alone.norms, rel=1e-8)
+    assert_same(trained["joint"], train_alone(Case(folder=tmp_path / "alone-joint", config=joint, execution={})), 1e-8)
+    assert trained["joint"].losses != trained["fsdp"].losses
     assert_same(trained["single"], train_alone(Case(folder=tmp_path / "alone", config=single, execution={})), 1e-5)
 
     # In the same layout bit for bit, in another up to rounding.
@@ -203,7 +207,7 @@ def test_two_processes_train_as_one_whole_or_sharded_and_go_on_in_any_layout(tmp
     # As many collectives a step with two blocks as with five: two of matrices, four of norms, one of clipping.
     steps = Counter(tuple(sorted(json.loads(line))) for line in said.read_text().splitlines())
     sharded = ("c10d::allreduce_",) * 5 + ("c10d::alltoall_base_",) * 2
-    assert steps == {("c10d::alltoall_base_",): 2 * 6, sharded: 2 * (6 + 5 + 2 + 2 + 4 + 3 + 1)}
+    assert steps == {("c10d::alltoall_base_",): 2 * 6, sharded: 2 * (6 + 5 + 2 + 2 + 4 + 6 + 3 + 1)}
 
 
 @pytest.mark.slow

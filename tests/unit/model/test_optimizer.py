@@ -87,16 +87,16 @@ class OneMatrix:
             moved = self.weight - rate * direction * self.radius / direction.norm()
             self.weight = moved * self.radius / moved.norm()
         elif self.rule == "muon":
-            fan_out, fan_in = self.weight.shape
+            fan_out, fan_in = self.weight.shape[-2:]
             self.weight = (1 - multiplier * self.decay) * self.weight - rate * math.sqrt(fan_out / fan_in) * direction
         else:
             self.weight = (1 - multiplier * self.decay) * self.weight - rate * direction
 
     @staticmethod
     def orthogonal(update):
-        x = update / (update.norm() + 1e-8)
+        x = update / (torch.linalg.matrix_norm(update, keepdim=True) + 1e-8)
         for a, b, c in NEWTON_SCHULZ:
-            gram = x @ x.T
+            gram = x @ x.mT
             x = a * x + (b * gram + c * gram @ gram) @ x
         return x
 
@@ -132,27 +132,33 @@ def test_baselines_decay_their_matrices_only(name):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("model", [{}, MIXTURE])
-def test_five_steps_equal_the_rules_applied_to_one_matrix_at_a_time(name, model):
+@pytest.mark.parametrize("sphere", ["expert", "layer"])
+def test_five_steps_equal_the_rules_applied_to_one_matrix_at_a_time(name, model, sphere):
     rates = RATES if name == "muonh" else Rates(hidden=0.03, head=0.02, embedding=0.01, vector=0.005, weight_decay=0.1)
-    train = config(name, rates=rates, **model)
+    train = config(name, rates=rates, optimizer={"expert_sphere": sphere}, **model)
     model, optimizer = make(train)
     group_of = {parameter: group for group in groups(train) for parameter in group.names}
     alone = {}
     for parameter, weight in snapshot(model).items():
         group = group_of[parameter]
-        matrices = weight if weight.dim() == 3 else weight[None]
+        matrices = weight if each_its_own(weight, sphere) else weight[None]
         alone[parameter] = [OneMatrix(matrix, group.rule, group.rate, group.decay) for matrix in matrices]
     for step in range(5):
         give_gradients(model, step)
         multiplier = 1 - 0.1 * step
         for parameter, tensor in model.named_parameters():
-            gradients = tensor.grad if tensor.dim() == 3 else tensor.grad[None]
+            gradients = tensor.grad if each_its_own(tensor, sphere) else tensor.grad[None]
             for one, gradient in zip(alone[parameter], gradients, strict=True):
                 one.step(gradient, multiplier)
         optimizer.step(multiplier)
     for parameter, tensor in snapshot(model).items():
         expected = torch.stack([one.weight for one in alone[parameter]]).reshape(tensor.shape)
         torch.testing.assert_close(tensor, expected, rtol=1e-9, atol=1e-12)
+
+
+def each_its_own(weight, sphere):
+    """Whether a parameter is several matrices to the optimiser: experts, unless they share a sphere."""
+    return weight.dim() == 3 and sphere == "expert"
 
 
 @pytest.mark.parametrize("nesterov", [True, False])
