@@ -8,6 +8,7 @@ import json
 import math
 import os
 import signal
+import time
 from pathlib import Path
 
 import torch
@@ -112,3 +113,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    # Threads of gloo that still hold a tensor when the interpreter goes down abort the process.
+    time.sleep(0.2)
