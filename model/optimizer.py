@@ -16,7 +16,8 @@ With rate η (the role's peak times the schedule's multiplier m), gradient G and
     adamw     W ← (1 − mλ)·W − η·A
 
 λ is `Rates.weight_decay`, what one step at the peak rate removes, independent of the rate; it acts on hidden, expert
-and router matrices of the two baselines only. Experts are matrices of their own, each on its own sphere.
+and router matrices of the two baselines only. Experts are matrices of their own, each on its own sphere
+(`expert_sphere=layer`: those of a layer together on one).
 
 Weights may be sharded (`model.sharding`): norms are those of whole matrices, however they are cut.
 """

@@ -31,6 +31,21 @@ COLUMNS: Mapping[str, str] = {
 """What every column of a sweep's results means; the sweep's other axes follow under their own names."""
 
 
+STABILITY_COLUMNS: Mapping[str, str] = {
+    "attention_z": "mean squared log-sum-exp of the attention logits",
+    "router_z": "mean squared log-sum-exp of the routers' logits",
+    "attention_rms": "root mean square of what attention adds to the residual stream",
+    "mlp_rms": "root mean square of what MLP or experts add to the residual stream",
+    "attention_outliers": "elements of the attention's output beyond five standard deviations, %",
+    "mlp_outliers": "elements of the MLP's or experts' output beyond five standard deviations, %",
+    "maxvio": "choices of the busiest expert over the mean, minus 1",
+    "balance": "load-balancing loss before its weight; 1 where the load is even",
+    "grad_norm": "norm of the gradient of a layer, before clipping",
+    "update_norm": "norm of what a step adds to a layer",
+}
+"""Measured at the last step and averaged over layers (`model.stability`; HyperP §5.1, arXiv 2603.28743)."""
+
+
 def law_sides(law: str) -> tuple[str, str]:
     """Left and right side of a law.
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from sweeper.columns import law_sides
+from sweeper.columns import STABILITY_COLUMNS, law_sides
 from sweeper.errors import FitError
 from sweeper.fits.losses import Key
 from sweeper.spec import Question
@@ -32,6 +32,7 @@ RESULTS = (
     "name",
     "source",
     "fingerprint",
+    *STABILITY_COLUMNS,
 )
 """Columns that follow from a run or name it: they mix nothing."""
 FEW = 40

@@ -10,10 +10,9 @@ from model.data import open_data
 from model.optimizer import DTYPES, make_optimizer
 from model.sharding import ALONE
 from model.transformer import Transformer, output_statistics
+from sweeper.columns import STABILITY_COLUMNS
 
 LAYERED = replace(MIXTURE, depth=2)
-OF_OUTPUTS = {f"{branch}_{metric}" for branch in ("attention", "mlp") for metric in ("rms", "outliers")}
-METRICS = {"attention_z", "router_z", "maxvio", "balance", "grad_norm", "update_norm", *OF_OUTPUTS}
 
 
 def run_of(train: Any) -> tuple[Transformer, Any]:
@@ -105,6 +104,6 @@ def test_measuring_changes_no_loss_and_is_the_same_on_any_number_of_ranks(tmp_pa
         for row, expected in zip(stable(other.rows), stable(alone.rows), strict=True):
             assert row == pytest.approx(expected, rel=1e-6)
     last = stable(alone.rows)[-1]
-    assert {name.partition("/")[2] for name in last if name.count("/") == 1} == METRICS
+    assert {name.partition("/")[2] for name in last if name.count("/") == 1} == STABILITY_COLUMNS.keys()
     total = sum(value**2 for name, value in last.items() if name.startswith("stability/grad_norm/"))
     assert total**0.5 == pytest.approx(alone.norms[-1])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from sweeper.analysis import CurvePoints
+from sweeper.columns import STABILITY_COLUMNS
 from sweeper.errors import FitError
 from sweeper.figures import (
     plot_arms,
@@ -20,7 +21,7 @@ from sweeper.figures import (
     plot_surface,
 )
 from sweeper.figures.heat import cells
-from sweeper.figures.stability import thin
+from sweeper.figures.stability import STABLE, thin
 from sweeper.fits.comparison import Comparison
 from sweeper.fits.joint import fit_joint
 from sweeper.fits.loss_curve import fit_leverage, fit_loss_curve
@@ -341,3 +342,7 @@ def test_a_long_series_keeps_its_spikes_and_its_order():
     y[54_322] = -99
     x, thinned = thin(np.arange(1e5), y, buckets=100)
     assert (thinned.max(), thinned.min(), len(x) <= 200, bool(np.all(np.diff(x) > 0))) == (99, -99, True, True)
+
+
+def test_every_measure_of_stability_has_its_words():
+    assert STABLE.keys() == STABILITY_COLUMNS.keys()
