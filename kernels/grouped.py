@@ -38,7 +38,7 @@ def runs(device: str, dtype: torch.dtype) -> bool:
         ends = torch.tensor([8, 16], device=device, dtype=torch.int32)
         with torch.enable_grad():
             torch.autograd.backward(_product()(x, weight.mT, offs=ends).square().sum())
-    except (AttributeError, RuntimeError, NotImplementedError):
+    except (AttributeError, RuntimeError):  # no such function, or not on this device
         return False
     return True
 
