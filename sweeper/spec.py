@@ -152,7 +152,8 @@ class Cluster:
     processes: int = 1
     """Processes of one run (data-parallel ranks), one per GPU; 0 (slurm): as few as its memory and time need."""
     parallel: int = 0
-    """Runs at a time on this machine; 0 takes as many as there are cores (or GPUs) for."""
+    """Runs at a time on this machine; 0 takes as many as there are cores (or GPUs) for. Runs of one process share the
+    GPUs where this asks for more runs than there are: small models leave most of a GPU idle."""
     attempts: int = 3
     """Attempts in a row that may end badly (a crash, a kill, a lost node) without having got further than those before
     them, until the run counts as failed. On this machine an error of the run itself is not tried again."""

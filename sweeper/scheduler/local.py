@@ -1,7 +1,7 @@
 """Start, ask after and stop jobs of this machine.
 
 submitit's local executor starts everything at once, so `slots` bounds how many run together: one per core, or one per
-GPU.
+GPU unless more are asked for.
 """
 
 import os
@@ -9,6 +9,7 @@ import signal
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import cycle, islice
 from pathlib import Path
 
 import psutil
@@ -44,6 +45,8 @@ def slots(cluster: Cluster, execution: Execution, memory_gib: float = 0.0) -> tu
         found = [slot for slot in fitting if len(slot) == cluster.processes]
         if not found:
             raise ConfigError(f"cluster.processes {cluster.processes} exceeds the {len(gpus)} GPUs here; lower it")
+        if cluster.processes == 1 and cluster.parallel > len(found):
+            return tuple(islice(cycle(found), cluster.parallel))
         return tuple(found[: cluster.parallel] if cluster.parallel else found)
     if cluster.parallel:
         return ((),) * cluster.parallel

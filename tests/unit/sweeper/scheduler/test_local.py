@@ -38,6 +38,12 @@ def test_every_gpu_is_a_slot_and_a_run_of_two_processes_takes_two(monkeypatch):
         slots(Cluster(processes=4), Execution())
 
 
+def test_runs_of_one_process_share_gpus_where_more_are_asked_for_than_there_are(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    assert slots(Cluster(parallel=3), Execution()) == (("0",), ("1",), ("0",))
+    assert slots(Cluster(processes=2, parallel=3), Execution()) == (("0", "1"),)  # NCCL wants a GPU for each
+
+
 def test_asking_for_cuda_without_a_gpu_is_refused(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with pytest.raises(ConfigError, match="shows no GPU"):

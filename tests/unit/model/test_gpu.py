@@ -1,0 +1,108 @@
+"""Training on an NVIDIA GPU against training on the CPU."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ranks import Case, Trained, config, train_alone
+
+from kernels import grouped, reference
+from model.config import ModelConfig, OptimizerConfig, TrainConfig
+from model.optimizer import make_optimizer
+from model.sharding import ALONE
+from model.transformer import Transformer
+
+pytestmark = pytest.mark.gpu
+
+DENSE = ModelConfig(width=64, depth=2, head_size=16, kv_heads=2, vocab=64, context=64)
+MIXTURE = replace(DENSE, mlp="moe", sparsity=4, top_k=2, shared_expert=True)
+MODELS = pytest.mark.parametrize("model", [DENSE, MIXTURE], ids=["dense", "moe"])
+
+
+def train_config(model: ModelConfig, *, precision: str = "float32", steps: int = 20) -> TrainConfig:
+    small = config(model, float64=False)
+    optimizer = OptimizerConfig(name="muonh", ns_dtype=precision)
+    batch_tokens = 12 * model.context
+    return replace(
+        small, optimizer=optimizer, precision=precision, batch_tokens=batch_tokens, tokens=steps * batch_tokens
+    )
+
+
+def trained(folder: Path, train: TrainConfig, device: str, **execution: Any) -> Trained:
+    return train_alone(Case(folder=folder, config=train, execution={"device": device, **execution}))
+
+
+@MODELS
+def test_a_run_has_the_losses_that_it_has_on_the_cpu(tmp_path, model):
+    found, expected = (
+        trained(tmp_path / device, train_config(model), device, stability_every=5) for device in ("cuda", "cpu")
+    )
+    assert found.losses == pytest.approx(expected.losses, abs=2e-3)
+    assert found.outcome["loss"] == pytest.approx(expected.outcome["loss"], abs=2e-3)
+    for row, of_cpu in zip(found.rows, expected.rows, strict=True):
+        measured = {name for name in of_cpu if name.startswith("stability/")}
+        assert measured == {name for name in row if name.startswith("stability/")}
+    first, of_cpu = found.rows[0], expected.rows[0]
+    for name in (name for name in of_cpu if name.startswith("stability/")):
+        assert first[name] == pytest.approx(of_cpu[name], rel=1e-3, abs=1e-5), name
+
+
+@MODELS
+def test_in_bfloat16_a_run_learns_what_it_learns_in_float32(tmp_path, model):
+    found = trained(tmp_path / "low", train_config(model, precision="bfloat16"), "cuda")
+    expected = trained(tmp_path / "full", train_config(model), "cuda")
+    assert found.outcome["loss"] == pytest.approx(expected.outcome["loss"], abs=0.05)
+    assert found.losses[-1] < found.losses[0] - 0.1
+
+
+@MODELS
+def test_an_interrupted_run_ends_as_the_whole_one(tmp_path, model):
+    train = train_config(model)
+    whole = trained(tmp_path / "whole", train, "cuda")
+    case = Case(folder=tmp_path / "parts", config=train, execution={"device": "cuda"}, stop_after=1)
+    first = train_alone(case)
+    assert first.outcome["state"] == "stopped"
+    rest = train_alone(replace(case, stop_after=10**9))
+    assert [row["step"] for row in (*first.rows, *rest.rows)] == list(range(1, 21))
+    assert rest.outcome["loss"] == pytest.approx(whole.outcome["loss"], abs=1e-3)
+
+
+@pytest.mark.parametrize("ns_dtype", ["float32", "bfloat16"])
+def test_matrices_stay_on_their_spheres(ns_dtype):
+    train = replace(train_config(MIXTURE), optimizer=OptimizerConfig(name="muonh", ns_dtype=ns_dtype))
+    model = Transformer(train.model, train.rates, seed=1, dtype=torch.float32).cuda()
+    optimizer = make_optimizer(model, train, ALONE)
+    on_sphere = [(group, i) for i, group in enumerate(optimizer.groups) if group.on_sphere]
+    before = [group.radius(torch.stack(list(optimizer.weights[i]))) for group, i in on_sphere]
+    generator = torch.Generator("cuda").manual_seed(0)
+    for _ in range(100):
+        for weight in model.parameters():
+            weight.grad = torch.randn(weight.shape, device="cuda", generator=generator)
+        optimizer.step(1.0)
+    after = [group.radius(torch.stack(list(optimizer.weights[i]))) for group, i in on_sphere]
+    for one, other in zip(before, after, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_the_grouped_product_agrees_with_the_reference(dtype):
+    counts = torch.tensor([300, 0, 400, 100], device="cuda")
+    results = []
+    for product in (grouped.grouped_linear, reference.grouped_linear):
+        generator = torch.Generator("cuda").manual_seed(0)
+        x = torch.randn(800, 64, device="cuda", generator=generator).to(dtype).requires_grad_()
+        weight = torch.randn(4, 96, 64, device="cuda", generator=generator).requires_grad_()
+        y = product(x, weight, counts)
+        y.backward(torch.randn(800, 96, device="cuda", generator=generator).to(dtype))
+        results.append((y.detach(), x.grad, weight.grad))
+    for one, other in zip(*results, strict=True):
+        tolerance = {} if dtype == torch.float32 else {"rtol": 0.02, "atol": 0.1}
+        torch.testing.assert_close(one, other, **tolerance)
+
+
+def test_bfloat16_takes_the_grouped_product():
+    if torch.cuda.get_device_capability() < (9, 0):
+        pytest.skip("torch has a grouped product from compute capability 9.0 on")
+    assert grouped.runs("cuda", torch.bfloat16)
