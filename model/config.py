@@ -41,6 +41,9 @@ class ModelConfig:
     headwise_gate: bool = True
     rope_base: float = 10_000.0
     norm_eps: float = 1e-5
+    head_std: float = 0.02
+    """Standard deviation of the head's elements at the start; on the sphere it bounds the logits for good, which are
+    √width · head_std large before the last norm's gain (HyperP: 0.02, 0.64 of them at width 1024)."""
     mlp: Literal["dense", "moe"] = "dense"
     sparsity: int = 1
     """S: the pool holds top_k · sparsity experts (moe only)."""
@@ -72,6 +75,7 @@ class ModelConfig:
             context=self.context,
             rope_base=self.rope_base,
             norm_eps=self.norm_eps,
+            head_std=self.head_std,
             sparsity=self.sparsity,
             top_k=self.top_k,
         )

@@ -57,8 +57,6 @@ STACK_ELEMENTS = 2**26
 ROUND_ELEMENTS = 2**28
 """Where ranks share out Newton–Schulz, so many elements of a rank (or one stack) are under way at once."""
 EMBEDDING_INIT = Init(kind="normal", scale=1e-4)
-HEAD_INIT = Init(kind="normal", scale=0.02)
-"""Never zero: a zero radius would freeze the matrix on its sphere."""
 GAIN_INIT = Init(kind="constant", scale=1.0)
 
 
@@ -105,7 +103,7 @@ def _parameters(config: ModelConfig) -> Iterator[Parameter]:
         else:
             yield from _mixture(f"{block}.mlp", config)
     yield _gain("final_norm", config.width, "input")
-    yield Parameter(name="head", shape=table, role="head", init=HEAD_INIT)
+    yield Parameter(name="head", shape=table, role="head", init=Init(kind="normal", scale=config.head_std))
 
 
 def _attention(prefix: str, config: ModelConfig) -> Iterator[Parameter]:

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 
 from model.config import ModelConfig
@@ -32,6 +34,20 @@ def test_each_switch_takes_its_own_parameters_away():
     assert everything - {p.name for p in parameters(ModelConfig(depth=1, headwise_gate=False))} == {
         "blocks.0.attention.gate"
     }
+
+
+def test_the_head_starts_as_large_as_it_is_told():
+    def head(config):
+        return next(p for p in parameters(config) if p.name == "head")
+
+    assert (head(SMALL).init.kind, head(SMALL).init.scale) == ("normal", 0.02)
+    assert head(dataclasses.replace(SMALL, head_std=0.08)).init.scale == 0.08
+
+
+@pytest.mark.parametrize("std", [0.0, -0.02, float("nan")])
+def test_a_head_on_its_sphere_needs_a_radius(std):
+    with pytest.raises(ValueError, match="head_std"):
+        ModelConfig(head_std=std)
 
 
 def test_the_mixture_splits_its_pool_into_routed_experts_and_a_shared_one():
