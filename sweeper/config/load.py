@@ -15,7 +15,7 @@ from sweeper.config.edits import edited
 from sweeper.config.grid_values import GridValues, read_grid, typed_grid
 from sweeper.config.keys import BASE_KEYS, CHOSEN_GROUPS, GRID_KEYS
 from sweeper.config.locate import conf_folders, find_sweep, group_options, shown
-from sweeper.config.overrides import kept_arms, named_overrides, parse_overrides, scale_overrides
+from sweeper.config.overrides import kept_arms, named_overrides, parse_overrides, scale_texts, scaled_arms
 from sweeper.config.question import read_question
 from sweeper.config.source import Source
 from sweeper.config.trainer import WITHOUT_A_MODEL, check_trainer, commands, read_trainer
@@ -68,7 +68,8 @@ def load_sweep(name: str, overrides: Sequence[str] = ()) -> Sweep:
                 raise ConfigError(f"{override.place}: {override.path} are written in the sweep file, {hint}")
         scales, arms = (named_overrides(plain.values.get(key), key, shown(file)) for key in ("scales", "arms"))
         scale = next((o.value for o in reversed(given) if o.path == "scale"), plain.values.get("scale", ""))
-        common = scale_overrides(scale, scales, label, plain.own)
+        arms, texts = scaled_arms(arms, scale_texts(scale, scales, label), f"scale {scale}")
+        common = parse_overrides(texts, f"scale {scale}", plain.own)
         head = composed((*common, *given)) if common or given else plain
         named = {arm: parse_overrides(texts, f"arm {arm}", plain.own) for arm, texts in arms.items()}
         for override in itertools.chain(*named.values()):

@@ -5,11 +5,15 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, get_args, get_origin
 
+import yaml
+
 from sweeper.config.keys import GRID_KEYS, SHARED_SECTIONS, SHARED_SETTINGS
 from sweeper.config.locate import conf_folders, group_options
 from sweeper.errors import ConfigError
 from sweeper.grid.leaves import SECTIONS, VALUES, Leaf, leaf
 from sweeper.typed import convert, did_you_mean
+
+ARMS = "arms."
 
 Kind = Literal["setting", "grid", "removal", "group"]
 
@@ -61,10 +65,8 @@ def named_overrides(values: Any, key: str, where: str) -> dict[str, tuple[str, .
     }
 
 
-def scale_overrides(
-    scale: str, scales: Mapping[str, Iterable[str]], sweep: str, own: Mapping[str, Any]
-) -> tuple[Override, ...]:
-    """The overrides of the scale that was chosen, if any; `own` are the values that the sweep's trainer declares.
+def scale_texts(scale: str, scales: Mapping[str, tuple[str, ...]], sweep: str) -> tuple[str, ...]:
+    """The texts of the scale that was chosen, if any.
 
     Raises:
         ConfigError: The sweep has no such scale.
@@ -75,7 +77,31 @@ def scale_overrides(
         raise ConfigError(f"sweep {sweep} has no scales, got scale={scale}; leave it out")
     if scale not in scales:
         raise ConfigError(f"sweep {sweep} has no scale {scale!r}; {did_you_mean(scale, scales)}")
-    return parse_overrides(scales[scale], f"scale {scale}", own)
+    return scales[scale]
+
+
+def scaled_arms(
+    arms: Mapping[str, tuple[str, ...]], texts: Iterable[str], source: str
+) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...]]:
+    """The arms as a scale has them, and its other texts: `arms.NAME=[override, …]` replaces the texts of an arm.
+
+    Raises:
+        ConfigError: An arm that the sweep lacks, or no list of texts.
+    """
+    made, others = dict(arms), []
+    for text in texts:
+        key, _, value = (part.strip() for part in text.partition("="))
+        if not key.startswith(ARMS):
+            others.append(text)
+            continue
+        name, place = key.removeprefix(ARMS), _place(text, source)
+        if name not in made:
+            raise ConfigError(f"{place}: no arm {name!r}; {did_you_mean(name, arms)}")
+        try:
+            made[name] = convert(tuple[str, ...], yaml.safe_load(value), place)
+        except yaml.YAMLError:
+            raise ConfigError(f"{place}: expected a list of overrides, such as {key}=[transfer=none]") from None
+    return made, tuple(others)
 
 
 def kept_arms(

@@ -338,6 +338,24 @@ arms:
         assert [arm.base.tokens for arm in loaded(self.FILE, "scale=tiny").arms] == [50_000, 60_000]
         assert [arm.base.tokens for arm in loaded(self.FILE, "scale=tiny", "tokens=7e4").arms] == [70_000] * 2
 
+    def test_a_scale_gives_an_arm_other_overrides(self):
+        text = self.FILE.replace('"axes.lr=[0.3]"]', '"arms.muon=[optimizer=muon, derive.lr=lr / 2]"]')
+        muon = loaded(text, "scale=tiny").arms[1]
+        assert (muon.base.transfer.rule, muon.base.tokens, len(muon.grid.derive)) == ("hyperp", 50_000, 1)
+        assert loaded(text).arms[1].base.transfer.rule == "muon_mupp"
+
+    @pytest.mark.parametrize(
+        ("override", "words"),
+        [
+            ("arms.moun=[]", "override 'arms.moun=[]' of scale tiny: no arm 'moun'; did you mean 'muon'?"),
+            ("arms.muon=[lr", "expected a list of overrides, such as arms.muon=[transfer=none]"),
+            ("arms.muon=3", "override 'arms.muon=3' of scale tiny: expected"),
+        ],
+    )
+    def test_a_wrong_arm_of_a_scale_is_named(self, override, words):
+        text = self.FILE.replace('"axes.lr=[0.3]"', f'"{override}"')
+        assert words in sentence(written(text), "scale=tiny")
+
     def test_notes_name_the_arm(self):
         assert loaded(self.FILE).notes == (
             "arm muon: override 'lr=0.02' of arm muon pins lr; the sweep's [0.1, 0.2] is left out",
