@@ -19,8 +19,10 @@ from sweeper.fits.optimum import Method, Optimum
 from sweeper.fits.power_law import PowerLawFit
 from sweeper.fits.sensitivity import MOST, Sensitivity, fit_sensitivity
 from sweeper.fits.surface import SurfaceFit
+from sweeper.laws.published import PAPERS, PublishedTable
+from sweeper.laws.published_tables import tables_beside
 from sweeper.spec import Question
-from sweeper.table import LeftOut, Table, left_out, lr_column, not_numbers, require
+from sweeper.table import LeftOut, Table, distinct, left_out, lr_column, not_numbers, require
 
 SCHEMA_VERSION = 1
 SUBSETS = 2000
@@ -55,6 +57,8 @@ class FitReport:
     surfaces: tuple[SurfaceFit, ...] = ()
     joint: tuple[JointFit, ...] = ()
     sensitivity: tuple[Sensitivity, ...] = ()
+    published: tuple[PublishedTable, ...] = ()
+    """What the question's reference prints on the same subject."""
     warnings: tuple[str, ...]
 
 
@@ -144,8 +148,20 @@ def fit_question(
         surfaces=tuple(surfaces),
         joint=tuple(joint),
         sensitivity=_sensitivity(runs, by, method, len(optima)) if question.sensitivity and runs is not None else (),
+        published=_published(table, question, tuned=any(optimum.status != "too_few" for optimum in optima)),
         warnings=tuple(warnings),
     )
+
+
+def _published(table: Table, question: Question, *, tuned: bool) -> tuple[PublishedTable, ...]:
+    """The tables of the question's reference along its columns and on its arms."""
+    if question.reference not in PAPERS:
+        return ()
+    arms = map(str, distinct(table, "arm")) if "arm" in table.columns else ()
+    along = (sides_of(law)[1] for law in question.laws)
+    figures = (*question.figures, *(["sensitivity"] if question.sensitivity else []))
+    names = frozenset((*question.by, *question.per, *along, *arms, *figures))
+    return tables_beside(PAPERS[question.reference], names, tuned=tuned)
 
 
 def _sensitivity(runs: Losses, by: tuple[str, ...], method: Method, groups: int) -> tuple[Sensitivity, ...]:

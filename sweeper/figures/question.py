@@ -308,9 +308,11 @@ def _peak(table: Table, rate: str) -> bool:
 
 
 def _published(scene: _Scene, rate: str) -> tuple[PublishedOptima, ...]:
-    if scene.paper is None or not _peak(scene.table, rate):
+    if scene.paper is None:
         return ()
-    return (*scene.paper.optima, *_vertices(scene.paper.sweeps))
+    peak = _peak(scene.table, rate)
+    sweeps = [sweep for sweep in scene.paper.sweeps if ("lr_peak" if peak else "lr") in sweep.rates]
+    return (*(scene.paper.optima if peak else ()), *_vertices(sweeps))
 
 
 def _vertices(sweeps: Sequence[PublishedSweep]) -> tuple[PublishedOptima, ...]:
@@ -339,10 +341,11 @@ def _vertices(sweeps: Sequence[PublishedSweep]) -> tuple[PublishedOptima, ...]:
 
 def _sweeps(scene: _Scene) -> tuple[PublishedSweep, ...]:
     """Published sweeps along an axis that alone sets our groups apart."""
-    if scene.paper is None or not _peak(scene.table, scene.report.rate):
+    if scene.paper is None:
         return ()
+    rate = "lr_peak" if _peak(scene.table, scene.report.rate) else "lr"
     own = [name for name in scene.question.by if name not in scene.question.per]
-    return tuple(sweep for sweep in scene.paper.sweeps if own == [sweep.axis])
+    return tuple(sweep for sweep in scene.paper.sweeps if own == [sweep.axis] and rate in sweep.rates)
 
 
 def _heat(scene: _Scene) -> Figure | None:

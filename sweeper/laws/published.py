@@ -38,6 +38,8 @@ class PublishedSweep:
     lr: tuple[float, ...]
     loss: tuple[float, ...]
     """Nats per token."""
+    rates: tuple[str, ...] = ("lr", "lr_peak")
+    """Whether `lr` is the base rate, the peak rate or, where a rule has no factor for it, both."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +70,20 @@ class PublishedSensitivity:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedTable:
+    """Numbers of a paper as rows, to be read beside ours: optima of arms, readings of a figure."""
+
+    title: str
+    setting: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[float | str, ...], ...]
+    beside: tuple[str, ...]
+    """The columns, arms and figures of a question that it belongs to, any of them."""
+    along: str = ""
+    """The axis that the question must go along as well, if any."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Paper:
     """What one paper reports."""
 
@@ -77,9 +93,30 @@ class Paper:
     sweeps: tuple[PublishedSweep, ...]
     curves: tuple[PublishedCurve, ...]
     sensitivity: tuple[PublishedSensitivity, ...]
+    tables: tuple[PublishedTable, ...] = ()
 
 
 DENSE_8 = "dense, d = 8, 10.4B tokens"
+
+_OPTIMUM = ("arm", "lr_peak", "loss")
+
+HYPERP_TABLE_2 = PublishedTable(
+    title="HyperP table 2",
+    setting=DENSE_8,
+    columns=("arm", "weight_decay", "lr_peak", "loss"),
+    rows=(("muon", 1e-3, 0.0222, 2.479), ("muon", 4e-3, "not given", 2.500), ("muonh", 0.0, 0.0155, 2.475)),
+    beside=("weight_decay",),
+)
+"""Muon with the best decay of its grid and with one four times as large, and MuonH without: vertices of parabolas."""
+
+HYPERP_TABLE_3 = PublishedTable(
+    title="HyperP table 3",
+    setting="MoE, S = 8, k = 4, d = 8, 10.4B tokens",
+    columns=("aux_weight", "lr_peak", "loss", "max_vio"),
+    rows=((1e-3, 0.012, 2.334, 0.848), (1e-2, 0.012, 2.336, 0.132), (1e-1, 0.012, 2.332, 0.086)),
+    beside=("aux_weight",),
+)
+"""The best rate of the grid of table 9 per weight of the load-balancing loss, with the imbalance that remains."""
 
 HYPERP_TABLE_4 = PublishedOptima(
     title="HyperP table 4",
@@ -138,9 +175,11 @@ HYPERP_TABLE_11 = (
 _DEPTH_RATES = (0.002, 0.004, 0.006, 0.008, 0.010, 0.012, 0.014, 0.016, 0.018, 0.020)
 
 
-def _depth_sweeps(title: str, setting: str, losses: Mapping[int, tuple[float, ...]]) -> tuple[PublishedSweep, ...]:
+def _depth_sweeps(
+    title: str, setting: str, losses: Mapping[int, tuple[float, ...]], rates: tuple[str, ...]
+) -> tuple[PublishedSweep, ...]:
     return tuple(
-        PublishedSweep(title=title, setting=setting, axis="depth", x=depth, lr=_DEPTH_RATES, loss=loss)
+        PublishedSweep(title=title, setting=setting, axis="depth", x=depth, lr=_DEPTH_RATES, loss=loss, rates=rates)
         for depth, loss in losses.items()
     )
 
@@ -155,6 +194,7 @@ HYPERP_TABLE_5 = _depth_sweeps(
         20: (2.354, 2.235, 2.189, 2.166, 2.169, 2.191, 2.218, 2.235, 2.246, 2.264),
         24: (2.300, 2.183, 2.140, 2.126, 2.142, 2.165, 2.184, 2.196, 2.212, 2.221),
     },
+    rates=("lr", "lr_peak"),
 )
 """Loss against the base rate per depth, residual branches and rate not scaled with depth."""
 
@@ -168,6 +208,7 @@ HYPERP_TABLE_6 = _depth_sweeps(
         20: (2.445, 2.309, 2.246, 2.211, 2.188, 2.177, 2.171, 2.169, 2.172, 2.188),
         24: (2.413, 2.272, 2.208, 2.172, 2.150, 2.137, 2.132, 2.132, 2.137, 2.152),
     },
+    rates=("lr",),
 )
 """Loss against the base rate per depth, branches times 1/√(2d) and rate ∝ 1/√d."""
 
@@ -221,6 +262,50 @@ HYPERP_TABLE_12 = (
 6N + 12,582,912·d² per token, N with embedding and head."""
 
 
+HYPERP_FIGURE_9 = PublishedCurve(
+    title="HyperP figure 9",
+    arm="MuonH + HyperP, MoE",
+    flops=_LADDER_FLOPS[:4],
+    loss=(2.322, 2.083, 1.929, 1.818),
+    curve=LossCurve(A=8.76e1, b=0.09, E=0.87),
+    leverage=(3.03, 3.32, 3.80, 4.52),
+)
+"""The mixture S = 8, k = 8 of depth 8 to 20, which no table holds: losses read from the plot (±0.0004), its printed
+fit, leverages from both."""
+
+HYPERP_FIGURE_10 = PublishedTable(
+    title="HyperP figure 10",
+    setting="MoE, S = 8, k = 8, rate 0.01",
+    columns=("metric", "depth 8", "depth 20"),
+    rows=(
+        ("attention Z, plateau", "200 to 220", "200 to 220"),
+        ("router Z, peak", 56.0, 33.0),
+        ("output RMS and outliers", "higher", "lower"),
+    ),
+    beside=("stability",),
+    along="depth",
+)
+"""Measures of stability over training, read from the plot."""
+
+HYPERP_TABLE_15 = PublishedTable(
+    title="HyperP table 15",
+    setting=DENSE_8,
+    columns=_OPTIMUM,
+    rows=(("baseline", 0.0149, 2.4960), ("qk_norm", 0.0151, 2.4823), ("ga_qk_norm", 0.0158, 2.4727)),
+    beside=("qk_norm", "ga_qk_norm"),
+)
+"""Without either, with QK-norm, with QK-norm and gated attention, each at the vertex of its parabola."""
+
+HYPERP_TABLE_16 = PublishedTable(
+    title="HyperP table 16",
+    setting="MoE, S = 8, k = 8, d = 8, 10.4B tokens",
+    columns=_OPTIMUM,
+    rows=(("moe_shared", 0.0137, 2.3215), ("moe_sqrt", 0.0135, 2.3210), ("moe_shared_sqrt", 0.0135, 2.3154)),
+    beside=("moe_shared", "moe_sqrt", "moe_shared_sqrt", "shared_sqrt"),
+)
+"""A shared expert, SqrtGate, and both, each at the vertex of its parabola."""
+
+
 def _sensitivity(group: str, lr_error: tuple[float, ...], loss_error: tuple[float, ...]) -> PublishedSensitivity:
     return PublishedSensitivity(
         title="HyperP table 14",
@@ -245,8 +330,9 @@ HYPERP = Paper(
     source="arXiv 2603.28743, CC BY 4.0",
     optima=(HYPERP_TABLE_4, HYPERP_TABLE_8, HYPERP_TABLE_10, *HYPERP_TABLE_11),
     sweeps=(*HYPERP_TABLE_5, *HYPERP_TABLE_6, *HYPERP_TABLE_9),
-    curves=HYPERP_TABLE_12,
+    curves=(*HYPERP_TABLE_12, HYPERP_FIGURE_9),
     sensitivity=HYPERP_TABLE_14,
+    tables=(HYPERP_TABLE_2, HYPERP_TABLE_3, HYPERP_FIGURE_10, HYPERP_TABLE_15, HYPERP_TABLE_16),
 )
 
 PAPERS: Mapping[str, Paper] = {"hyperp": HYPERP}

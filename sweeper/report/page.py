@@ -21,7 +21,7 @@ from sweeper.report.night import has_scale, night_rules
 from sweeper.report.origin import Origin
 from sweeper.report.summary import best_runs, findings, next_steps, prediction_sentence
 from sweeper.report.svg import Drawing, inline_svg
-from sweeper.report.tables import Row, make_grid, render_grid, results_rows, rows_of
+from sweeper.report.tables import Row, make_grid, render_grid, results_column, results_rows, rows_of
 from sweeper.spec import Question, RunSpec
 from sweeper.table import Table
 from sweeper.terminal import count, counted, duration, scientific
@@ -216,6 +216,7 @@ def _sections(material: Material, figures: Mapping[str, Html]) -> Iterator[Secti
         ("surfaces", "Surfaces", _surfaces(material.report)),
         ("joint", "Joint fits", _joint(material.report)),
         ("sensitivity", "Sensitivity", _sensitivity(material.report)),
+        ("published", "Published", _published(material.report)),
         *_further(material.report),
         ("predictions", "Predictions", _predictions(material.predictions)),
         ("runs", "Runs", _runs(material)),
@@ -392,7 +393,23 @@ def _sensitivity(report: FitReport) -> Html | None:
     return _table(report.sensitivity, "sensitivity", "Sensitivity", lead=lead)
 
 
-SHOWN = frozenset({*DATA_OF.values(), "dependence", "leverage", "left_out"})
+def _published(report: FitReport) -> Html | None:
+    """What the reference prints on the same subject, a table each."""
+    if not report.published:
+        return None
+    parts = []
+    for number, item in enumerate(report.published):
+        heads = [results_column(name) for name in item.columns]
+        rows = [
+            {head: cell_of(value, form_of(head.name)) for head, value in zip(heads, row, strict=True)}
+            for row in item.rows
+        ]
+        shown = render_grid(make_grid(rows, keep=item.columns), f"published-{number}-table", item.title)
+        parts += [tag("h3", item.title), _lead(item.setting), shown]
+    return join(*parts)
+
+
+SHOWN = frozenset({*DATA_OF.values(), "dependence", "leverage", "left_out", "published"})
 """Fields of a `FitReport` that have a section of their own."""
 
 

@@ -11,9 +11,10 @@ from sweeper.fits.optimum import Optimum
 from sweeper.fits.power_law import PowerLawFit
 from sweeper.fits.sensitivity import Sensitivity
 from sweeper.fits.surface import SurfaceFit
+from sweeper.laws.published import PublishedTable
 from sweeper.table import LeftOut
 from sweeper.terminal import axis_value, console, scientific, show, table
-from sweeper.terminal.numbers import interval, rate, setting, share, times
+from sweeper.terminal.numbers import interval, published_value, rate, setting, share, times
 
 NAMED = 3
 """Runs of each reason that are named when fits leave them out; `--json` names more."""
@@ -51,6 +52,8 @@ def print_fit(report: FitReport, title: str, note: str = "", rows: int = 40) -> 
         _print_joint(report.joint)
     if report.sensitivity:
         _print_sensitivity(report.sensitivity, rows)
+    for published in report.published:
+        _print_published(published)
     if report.excluded:
         left_out = ", ".join(f"{number} {reason}" for reason, number in report.excluded.items())
         console.print(f"left out of the fits: {left_out}, of {report.runs} runs", soft_wrap=True)
@@ -236,6 +239,18 @@ def _print_sensitivity(rows: Sequence[Sensitivity], most: int) -> None:
     show(made)
     if len(rows) > most:
         console.print(f"… and {len(rows) - most} more rows (--json holds all)", style="dim")
+    console.print()
+
+
+def _print_published(item: PublishedTable) -> None:
+    console.print(f"{item.title}, published: {item.setting}", soft_wrap=True, markup=False, style="italic")
+    made = table()
+    for place, name in enumerate(item.columns):
+        words = any(isinstance(row[place], str) for row in item.rows)
+        made.add_column(name, justify="left" if words else "right")
+    for row in item.rows:
+        made.add_row(*(published_value(name, value) for name, value in zip(item.columns, row, strict=True)))
+    show(made)
     console.print()
 
 

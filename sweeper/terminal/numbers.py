@@ -3,11 +3,20 @@
 from collections.abc import Mapping
 
 from sweeper.fits.losses import Key
-from sweeper.terminal import axis_value
+from sweeper.terminal import axis_value, scientific
 
 
 def rate(value: float | None) -> str:
     return "–" if value is None else f"{value:.4g}"
+
+
+def published_value(column: str, value: float | str) -> str:
+    """A number as its paper prints it, large ones in words: `10.4B`."""
+    if isinstance(value, str):
+        return value
+    if "flops" in column:
+        return scientific(value)
+    return axis_value(int(value)) if value >= 1 and value == int(value) else f"{value:g}"
 
 
 def interval(low: float | None, high: float | None, form: str = "{:.4g}") -> str:
