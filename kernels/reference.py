@@ -157,13 +157,13 @@ def grouped_linear(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
     )
 
 
-def rms_norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:
+def rms_norm(x: Tensor, gain: Tensor | None, eps: float) -> Tensor:
     """gain ⊙ x / √(mean x² + eps) over the last dimension, in float32 or better.
 
     Args:
         x: Shape (…, width).
-        gain: Shape (width,).
+        gain: Shape (width,); None leaves it out.
         eps: Added to the mean square.
     """
     exact = x.to(torch.promote_types(x.dtype, torch.float32))
-    return F.rms_norm(exact, gain.shape, gain, eps)
+    return F.rms_norm(exact, exact.shape[-1:], gain, eps)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from kernels.primitives import causal_logsumexp, linear
 from model.config import ModelConfig
 from model.norm import RmsNorm
+from model.vectors import Branches
 
 
 class Attention(nn.Module):
@@ -28,16 +29,19 @@ class Attention(nn.Module):
         self.value = weights[f"{prefix}.value"]
         self.output = weights[f"{prefix}.output"]
         self.gate = weights[f"{prefix}.gate"] if config.headwise_gate else None
-        self.query_norm = RmsNorm(config, weights[f"{prefix}.query_norm.gain"], dtype) if config.qk_norm else None
-        self.key_norm = RmsNorm(config, weights[f"{prefix}.key_norm.gain"], dtype) if config.qk_norm else None
+        normed = config.has_qk_norm
+        self.query_norm = RmsNorm(config, weights, f"{prefix}.query_norm", dtype) if normed else None
+        self.key_norm = RmsNorm(config, weights, f"{prefix}.key_norm", dtype) if normed else None
+        heads = {"query": config.query_heads, "key": config.kv_heads, "value": config.kv_heads, "gate": 0}
+        self.maps = {name: Branches(self, config, weights, prefix, (name,), dtype, heads[name]) for name in heads}
 
     def forward(
         self, x_BTD: Tensor, cos_TK: Tensor, sin_TK: Tensor, *, measured: bool = False
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The branch's output, and where it is `measured` the mean squared log-sum-exp of its logits."""
-        q_BTHK = self._heads(linear(x_BTD, self.query))
-        k_BTGK = self._heads(linear(x_BTD, self.key))
-        v_BTGK = self._heads(linear(x_BTD, self.value))
+        q_BTHK = self._heads(self.maps["query"](x_BTD, self.query))
+        k_BTGK = self._heads(self.maps["key"](x_BTD, self.key))
+        v_BTGK = self._heads(self.maps["value"](x_BTD, self.value))
         if self.query_norm is not None and self.key_norm is not None:
             q_BTHK, k_BTGK = self.query_norm(q_BTHK), self.key_norm(k_BTGK)
         q_BHTK = rotate(q_BTHK, cos_TK, sin_TK).transpose(-2, -3)
@@ -48,7 +52,7 @@ class Attention(nn.Module):
         seen = {"attention_z": causal_logsumexp(q_BHTK, k_BGTK).square().mean()} if measured else {}
         y_BTHK = y_BHTK.transpose(-2, -3)
         if self.gate is not None:
-            y_BTHK = y_BTHK * linear(x_BTD, self.gate).sigmoid().unsqueeze(-1)
+            y_BTHK = y_BTHK * self.maps["gate"](x_BTD, self.gate).sigmoid().unsqueeze(-1)
         return linear(y_BTHK.flatten(-2), self.output), seen
 
     def _heads(self, x: Tensor) -> Tensor:

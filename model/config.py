@@ -4,7 +4,7 @@ Every class is the scientific configuration of a run: a field is part of a run's
 `scientific: False`. A field that equals its default is left out of the identity, so **a default never changes**.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 Role = Literal["embedding", "head", "hidden", "expert", "router", "vector"]
@@ -23,6 +23,63 @@ def positive(kind: str, **values: float) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VectorsConfig:
+    """Scale vectors, the gains γ of norms (arXiv 2605.26895); the defaults are the usual ones, a γ for each norm.
+
+    N(x) is x over its root mean square. What a choice says of matrices holds for those that read a pre-norm.
+    """
+
+    enabled: bool = True
+    """Whether norms have a γ at all."""
+    hetero: bool = False
+    """Heterogeneity: a γ of its own for each map that reads a pre-norm, the queries', keys', values' and headwise
+    gate's, the MLP's gate and up, and the router's."""
+    placement: Literal["standard", "dp", "dnp"] = "standard"
+    """Around the maps of queries, keys, values, gate and up: W(γ⊙N(x)); γᵃ⊙W(γᵇ⊙N(x)); or γᵃ⊙N(W(γᵇ⊙N(x))), which
+    takes the place of QK-norm."""
+    axis: Literal["head", "full"] = "head"
+    """Of queries, keys and values: whether N works within each head and heads share the γᵃ of queries and keys."""
+    reparam: Literal["plain", "or", "er"] = "plain"
+    """γ itself, β·N(α), or exp(β + α − mean α), with a number β and a vector α."""
+    reparam_outer: bool = True
+    """Whether γᵃ is reparametrised too (the paper does not say)."""
+    wd_input: float = 0.0
+    """Decay of γ that a matrix follows, in multiples of the matrices' (1: the paper's individual weight decay)."""
+    wd_output: float = 0.0
+    """Decay of γ that no matrix follows, in multiples of the matrices' (the paper's is 0)."""
+    wd_alpha: bool = True
+    """Whether α decays where its γ does (the paper does not say)."""
+    wd_beta: bool = True
+    """Whether β decays where its γ does (the paper does not say)."""
+    final_class: Literal["input", "output"] = "input"
+    """What the last norm counts as; its γ could be absorbed by the head, which is not tied to the embedding."""
+    outer_class: Literal["auto", "input", "output"] = "auto"
+    """What γᵃ counts as; by itself input in `dp`, where the rows of W could absorb it, and output in `dnp`."""
+    experts: Literal["shared_in", "own", "shared"] = "shared_in"
+    """Of a layer's routed experts: whether they share γᵇ and have a γᵃ each, have both each, or share both."""
+    fold: Literal["auto", "always", "never"] = field(default="auto", metadata={"scientific": False})
+    """Whether the γ of one map multiplies its weight, once per pass, rather than activations; by itself where a pass
+    has more tokens than the map has outputs."""
+
+    def __post_init__(self) -> None:
+        others = (one for one in fields(self) if one.name not in ("enabled", "fold"))
+        check(
+            self.enabled or all(getattr(self, one.name) == one.default for one in others),
+            "vectors.enabled=false leaves no scale vectors to set up; leave the other settings of vectors out",
+        )
+        check(
+            self.wd_input >= 0 and self.wd_output >= 0,
+            f"wd_input and wd_output are multiples of the weight decay, at least 0; got {self.wd_input:g} and "
+            f"{self.wd_output:g}",
+        )
+
+    @property
+    def decay(self) -> bool:
+        """Whether any of them decays."""
+        return self.wd_input > 0 or self.wd_output > 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
     """Transformer-Next of HyperP §4 (arXiv 2603.28743) with its ablation switches; the defaults are its d = 8 model."""
 
@@ -38,6 +95,8 @@ class ModelConfig:
     context: int = 4096
     """Tokens per training sequence."""
     qk_norm: bool = True
+    sandwich_norm: bool = False
+    """A norm on what each branch adds to the residual stream, as in Gemma 2 (arXiv 2408.00118)."""
     headwise_gate: bool = True
     rope_base: float = 10_000.0
     norm_eps: float = 1e-5
@@ -61,6 +120,7 @@ class ModelConfig:
     aux_batch_tokens: int = 0
     """Tokens over which the load is balanced, whatever the micro-batch and the ranks: equal parts of a batch, the same
     that stability is measured over. 0 takes the whole batch, or its largest equal parts of at most 32,768 tokens."""
+    vectors: VectorsConfig = VectorsConfig()
 
     def __post_init__(self) -> None:
         positive(
@@ -113,6 +173,11 @@ class ModelConfig:
             )
 
     @property
+    def has_qk_norm(self) -> bool:
+        """Whether queries and keys have a norm of their own; `dnp` is one already."""
+        return self.qk_norm and self.vectors.placement != "dnp"
+
+    @property
     def query_heads(self) -> int:
         return self.attention_ratio * self.width // self.head_size
 
@@ -155,10 +220,6 @@ class OptimizerConfig:
         check(self.eps > 0, f"eps must be positive, got {self.eps}")
         check(self.clip >= 0, f"clip must be 0 (off) or positive, got {self.clip}")
         check(self.weight_decay >= 0, f"weight_decay must not be negative, got {self.weight_decay}")
-        check(
-            self.name != "muonh" or self.weight_decay == 0,
-            f"weight_decay {self.weight_decay} has no place on the sphere (HyperP theorem 1): set it to 0 for muonh",
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -297,7 +358,11 @@ class TrainConfig:
             f"tokens {self.tokens} is less than half a batch of {self.batch_tokens}: not one step; "
             "raise tokens or lower batch_tokens",
         )
-
+        check(
+            self.optimizer.name != "muonh" or self.optimizer.weight_decay == 0 or self.model.vectors.decay,
+            f"weight_decay {self.optimizer.weight_decay} has no place on the sphere (HyperP theorem 1): set it to 0 "
+            "for muonh, or let scale vectors decay (model.vectors.wd_input=1)",
+        )
         check(
             self.batch_tokens % (self.model.aux_batch_tokens or 1) == 0,
             f"model.aux_batch_tokens {self.model.aux_batch_tokens} does not divide batch_tokens {self.batch_tokens} "

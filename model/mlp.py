@@ -2,23 +2,29 @@
 
 from collections.abc import Mapping
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kernels.primitives import linear
+from model.config import ModelConfig
+from model.vectors import Branches
 
 
 class Mlp(nn.Module):
     """One dense MLP branch, without its pre-norm and residual."""
 
-    def __init__(self, weights: Mapping[str, nn.Parameter], prefix: str) -> None:
+    def __init__(
+        self, config: ModelConfig, weights: Mapping[str, nn.Parameter], prefix: str, dtype: torch.dtype
+    ) -> None:
         super().__init__()
         self.gate_up = weights[f"{prefix}.gate_up"]
         self.down = weights[f"{prefix}.down"]
+        self.branches = Branches(self, config, weights, prefix, ("gate", "up"), dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape (…, width) to the same."""
-        return linear(swiglu(linear(x, self.gate_up)), self.down)
+        return linear(swiglu(self.branches(x, self.gate_up)), self.down)
 
 
 def swiglu(gate_up: Tensor) -> Tensor:

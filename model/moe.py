@@ -17,9 +17,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from kernels.primitives import grouped_linear, linear
+from kernels.primitives import grouped_linear
 from model.config import ModelConfig
 from model.mlp import Mlp, swiglu
+from model.vectors import Branches, Groups
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +40,14 @@ class Watch:
 class Mixture(nn.Module):
     """One mixture branch, without its pre-norm and residual."""
 
-    def __init__(self, config: ModelConfig, weights: Mapping[str, nn.Parameter], prefix: str, layer: int = 0) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        weights: Mapping[str, nn.Parameter],
+        prefix: str,
+        dtype: torch.dtype,
+        layer: int = 0,
+    ) -> None:
         super().__init__()
         self.layer = layer
         self.top_k = config.routed_top_k
@@ -48,7 +56,9 @@ class Mixture(nn.Module):
         self.router = weights[f"{prefix}.router"]
         self.experts_gate_up = weights[f"{prefix}.experts_gate_up"]
         self.experts_down = weights[f"{prefix}.experts_down"]
-        self.shared = Mlp(weights, f"{prefix}.shared") if config.shared_expert else None
+        self.shared = Mlp(config, weights, f"{prefix}.shared", dtype) if config.shared_expert else None
+        self.router_branch = Branches(self, config, weights, prefix, ("router",), None)
+        self.branches = Branches(self, config, weights, prefix, ("experts_gate", "experts_up"), dtype)
 
     def forward(self, x: Tensor, watch: Watch | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Shape (…, D) to the same; with `watch`, the balance and the counts of choices by group and expert.
@@ -61,7 +71,8 @@ class Mixture(nn.Module):
         # Rows go to their experts sorted, stably, and come back to their tokens: no sum depends on a race.
         order = expert_Mk.flatten().argsort(stable=True)
         counts = expert_Mk.flatten().bincount(minlength=self.router.shape[-2])
-        hidden = swiglu(grouped_linear(x_MD[order // self.top_k], self.experts_gate_up, counts))
+        groups = Groups(counts=counts, expert=expert_Mk.flatten()[order])
+        hidden = swiglu(self.branches(x_MD[order // self.top_k], self.experts_gate_up, groups))
         y_MkD = grouped_linear(hidden, self.experts_down, counts)[order.argsort()].reshape(*expert_Mk.shape, -1)
         y_MD: Tensor = (y_MkD * weight_Mk.unsqueeze(-1).to(y_MkD.dtype)).sum(dim=-2)
         if self.shared is not None:
@@ -72,7 +83,7 @@ class Mixture(nn.Module):
 
     def logits(self, x_MD: Tensor) -> Tensor:
         """Of each routed expert, shape (M, E); float32 or better."""
-        return linear(x_MD.to(self.router.dtype), self.router)
+        return self.router_branch(x_MD, self.router)
 
     def route(self, logits_ME: Tensor) -> tuple[Tensor, Tensor]:
         """The experts of each token and what multiplies their outputs, shape (M, k) each; float32 or better.

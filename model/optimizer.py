@@ -16,8 +16,8 @@ With rate η (the role's peak times the schedule's multiplier m), gradient G and
     adamw     W ← (1 − mλ)·W − η·A
 
 λ is `Rates.weight_decay`, what one step at the peak rate removes, independent of the rate; it acts on hidden, expert
-and router matrices of the two baselines only. Experts are matrices of their own, each on its own sphere
-(`expert_sphere=layer`: those of a layer together on one).
+and router matrices of the two baselines, and on scale vectors where `model.vectors` asks for it. Experts are matrices
+of their own, each on its own sphere (`expert_sphere=layer`: those of a layer together on one).
 
 Weights may be sharded (`model.sharding`): norms are those of whole matrices, however they are cut.
 """
@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from kernels.primitives import joint_radius, matrix_radius, newton_schulz, sphere_step
 from model.config import OptimizerConfig, Rates, Role, TrainConfig
 from model.distributed import add_over_ranks
-from model.parameters import stacks
+from model.parameters import Parameter, stacks
 from model.rounds import Round, Stack, plan_rounds
 from model.sharding import ALONE, Layout, local
 
@@ -104,16 +104,27 @@ def groups(train: TrainConfig) -> tuple[Group, ...]:
             shape=stack[0].shape,
             rule=rule(train.optimizer, stack[0].role),
             rate=_rate(train.rates, stack[0].role),
-            decay=train.rates.weight_decay if decays(train.optimizer, stack[0].role) else 0.0,
+            decay=train.rates.weight_decay * decay_share(train, stack[0]),
             joint=share_sphere(train.optimizer, stack[0].role),
         )
         for stack in stacks(train.model)
     )
 
 
-def decays(optimizer: OptimizerConfig, role: Role) -> bool:
-    """Whether weight decay acts on a role: on the matrices of the baselines, and on no sphere (HyperP theorem 1)."""
-    return role in MATRICES and optimizer.name != "muonh"
+def decay_share(train: TrainConfig, parameter: Parameter) -> float:
+    """How much of the weight decay acts on a parameter.
+
+    On the matrices of the baselines all of it, and on no sphere (HyperP theorem 1); on scale vectors what their class
+    asks for (arXiv 2605.26895), whatever the optimiser.
+    """
+    if parameter.role in MATRICES:
+        return float(train.optimizer.name != "muonh")
+    if parameter.role != "vector":
+        return 0.0
+    vectors = train.model.vectors
+    part = {"gain": True, "alpha": vectors.wd_alpha, "beta": vectors.wd_beta}
+    by_class = vectors.wd_input if parameter.norm_class == "input" else vectors.wd_output
+    return by_class if part[parameter.part or "gain"] else 0.0
 
 
 def share_sphere(optimizer: OptimizerConfig, role: Role) -> bool:

@@ -1,7 +1,7 @@
 """The only table of a model's parameters; modules allocate from it, the optimiser and the counts read it; no torch."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
@@ -11,6 +11,8 @@ from model.config import ModelConfig, Role
 
 NormClass = Literal["input", "output"]
 """Input-Norm: directly followed by a linear map. Output-Norm: not (QK-norm). Named in arXiv 2605.26895."""
+Part = Literal["gain", "alpha", "beta"]
+"""Of a scale vector: γ itself, or the direction α and magnitude β of which it is made."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +38,9 @@ class Parameter:
     """Matrices are (…, out, in); experts lead with their number."""
     role: Role
     norm_class: NormClass | None = None
-    """Of norm gains only."""
+    """Of scale vectors only."""
+    part: Part | None = None
+    """Of scale vectors only."""
     init: Init
     counted: bool = True
     """Whether the paper's N counts it (HyperP §4): norms, the headwise gate and the router are left out."""
@@ -57,7 +61,14 @@ STACK_ELEMENTS = 2**26
 ROUND_ELEMENTS = 2**28
 """Where ranks share out Newton–Schulz, so many elements of a rank (or one stack) are under way at once."""
 EMBEDDING_INIT = Init(kind="normal", scale=1e-4)
-GAIN_INIT = Init(kind="constant", scale=1.0)
+ONES = Init(kind="constant", scale=1.0)
+ZEROS = Init(kind="constant", scale=0.0)
+PARTS: Mapping[str, Mapping[Part, Init]] = {
+    "plain": {"gain": ONES},
+    "or": {"alpha": ONES, "beta": ONES},
+    "er": {"alpha": ZEROS, "beta": ZEROS},
+}
+"""What a scale vector consists of by its parametrisation, each started so that γ = 1."""
 
 
 def kaiming(fan_in: int) -> Init:
@@ -77,10 +88,10 @@ def parameters(config: ModelConfig) -> tuple[Parameter, ...]:
 
 @lru_cache(maxsize=4096)
 def stacks(config: ModelConfig) -> tuple[tuple[Parameter, ...], ...]:
-    """Every parameter once, those of equal role and shape together: what the optimiser moves in one go."""
+    """Every parameter once, those of equal role, class and shape together: what the optimiser moves in one go."""
 
-    def kind(parameter: Parameter) -> tuple[Role, tuple[int, ...]]:
-        return parameter.role, parameter.shape
+    def kind(parameter: Parameter) -> tuple[Role, str, str, tuple[int, ...]]:
+        return parameter.role, parameter.norm_class or "", parameter.part or "", parameter.shape
 
     found: list[tuple[Parameter, ...]] = []
     for _, equal in groupby(sorted(parameters(config), key=kind), key=kind):
@@ -95,44 +106,61 @@ def _parameters(config: ModelConfig) -> Iterator[Parameter]:
     yield Parameter(name="embedding", shape=table, role="embedding", init=EMBEDDING_INIT)
     for layer in range(config.depth):
         block = f"blocks.{layer}"
-        yield _gain(f"{block}.attention_norm", config.width, "input")
+        yield from _pre_norm(f"{block}.attention_norm", config)
         yield from _attention(f"{block}.attention", config)
-        yield _gain(f"{block}.mlp_norm", config.width, "input")
+        yield from _post_norm(f"{block}.attention_post_norm", config)
+        yield from _pre_norm(f"{block}.mlp_norm", config)
         if config.mlp == "dense":
-            yield from _swiglu(f"{block}.mlp", config.width, config.mlp_ratio * config.width)
+            yield from _swiglu(f"{block}.mlp", config, config.mlp_ratio * config.width)
         else:
             yield from _mixture(f"{block}.mlp", config)
-    yield _gain("final_norm", config.width, "input")
+        yield from _post_norm(f"{block}.mlp_post_norm", config)
+    yield from _vector("final_norm", (config.width,), config.vectors.final_class, config)
     yield Parameter(name="head", shape=table, role="head", init=Init(kind="normal", scale=config.head_std))
 
 
 def _attention(prefix: str, config: ModelConfig) -> Iterator[Parameter]:
     inner = config.query_heads * config.head_size
     shared = config.kv_heads * config.head_size
+    head = (config.head_size,)
+    per_head = config.vectors.axis == "head"
     yield _matrix(f"{prefix}.query", inner, config.width)
     yield _matrix(f"{prefix}.key", shared, config.width)
     yield _matrix(f"{prefix}.value", shared, config.width)
+    yield from _branch(f"{prefix}.query", head if per_head else (inner,), config)
+    yield from _branch(f"{prefix}.key", head if per_head else (shared,), config)
+    yield from _branch(f"{prefix}.value", (shared,), config)
     if config.headwise_gate:
         yield _matrix(f"{prefix}.gate", config.query_heads, config.width, counted=False)
-    if config.qk_norm:
-        yield _gain(f"{prefix}.query_norm", config.head_size, "output")
-        yield _gain(f"{prefix}.key_norm", config.head_size, "output")
+        yield from _inner(f"{prefix}.gate", config)
+    if config.has_qk_norm:
+        yield from _vector(f"{prefix}.query_norm", head, "output", config)
+        yield from _vector(f"{prefix}.key_norm", head, "output", config)
     yield _matrix(f"{prefix}.output", config.width, inner)
 
 
-def _swiglu(prefix: str, width: int, hidden: int) -> Iterator[Parameter]:
-    yield _matrix(f"{prefix}.gate_up", 2 * hidden, width)
-    yield _matrix(f"{prefix}.down", width, hidden)
+def _swiglu(prefix: str, config: ModelConfig, hidden: int) -> Iterator[Parameter]:
+    yield _matrix(f"{prefix}.gate_up", 2 * hidden, config.width)
+    yield from _branch(f"{prefix}.gate", (hidden,), config)
+    yield from _branch(f"{prefix}.up", (hidden,), config)
+    yield _matrix(f"{prefix}.down", config.width, hidden)
 
 
 def _mixture(prefix: str, config: ModelConfig) -> Iterator[Parameter]:
     hidden = config.mlp_ratio * config.width // config.top_k
     routed = config.routed_experts
+    shares = config.vectors.experts
+    each_in = (routed,) if shares == "own" else ()
+    each_out = (routed,) if shares != "shared" else ()
     yield _matrix(f"{prefix}.router", routed, config.width, role="router", counted=False)
+    yield from _inner(f"{prefix}.router", config)
     yield _matrix(f"{prefix}.experts_gate_up", 2 * hidden, config.width, role="expert", experts=routed)
+    for name in ("gate", "up"):
+        yield from _inner(f"{prefix}.experts_{name}", config, each_in)
+        yield from _outer(f"{prefix}.experts_{name}", (*each_out, hidden), config)
     yield _matrix(f"{prefix}.experts_down", config.width, hidden, role="expert", experts=routed)
     if config.shared_expert:
-        yield from _swiglu(f"{prefix}.shared", config.width, hidden)
+        yield from _swiglu(f"{prefix}.shared", config, hidden)
 
 
 def _matrix(
@@ -142,7 +170,48 @@ def _matrix(
     return Parameter(name=name, shape=shape, role=role, init=kaiming(fan_in), counted=counted)
 
 
-def _gain(name: str, width: int, norm_class: NormClass) -> Parameter:
-    return Parameter(
-        name=f"{name}.gain", shape=(width,), role="vector", norm_class=norm_class, init=GAIN_INIT, counted=False
-    )
+def _pre_norm(name: str, config: ModelConfig) -> Iterator[Parameter]:
+    if not config.vectors.hetero:
+        yield from _vector(name, (config.width,), "input", config)
+
+
+def _post_norm(name: str, config: ModelConfig) -> Iterator[Parameter]:
+    if config.sandwich_norm:
+        yield from _vector(name, (config.width,), "output", config)
+
+
+def _branch(name: str, outer: tuple[int, ...], config: ModelConfig) -> Iterator[Parameter]:
+    """The scale vectors before and after one map that reads a pre-norm."""
+    yield from _inner(name, config)
+    yield from _outer(name, outer, config)
+
+
+def _inner(name: str, config: ModelConfig, each: tuple[int, ...] = ()) -> Iterator[Parameter]:
+    if config.vectors.hetero:
+        yield from _vector(f"{name}_in", (*each, config.width), "input", config)
+
+
+def _outer(name: str, shape: tuple[int, ...], config: ModelConfig) -> Iterator[Parameter]:
+    vectors = config.vectors
+    if vectors.placement != "standard":
+        by_itself: NormClass = "input" if vectors.placement == "dp" else "output"
+        norm_class = by_itself if vectors.outer_class == "auto" else vectors.outer_class
+        yield from _vector(f"{name}_out", shape, norm_class, config, plain=not vectors.reparam_outer)
+
+
+def _vector(
+    name: str, shape: tuple[int, ...], norm_class: NormClass, config: ModelConfig, *, plain: bool = False
+) -> Iterator[Parameter]:
+    """The parts of one scale vector over the last dimension; β is a number for each vector."""
+    if not config.vectors.enabled:
+        return
+    for part, init in PARTS["plain" if plain else config.vectors.reparam].items():
+        yield Parameter(
+            name=f"{name}.{part}",
+            shape=(*shape[:-1], 1) if part == "beta" else shape,
+            role="vector",
+            norm_class=norm_class,
+            part=part,
+            init=init,
+            counted=False,
+        )

@@ -21,6 +21,8 @@ class ModelShape:
 
     The shared expert has such a row too here, though it needs none: so the printed totals are met at every depth.
     """
+    params_vectors: int
+    """Elements of scale vectors: the gains of norms, their directions and magnitudes (arXiv 2605.26895)."""
     flops_per_token: float
     """Of training, forward and backward: 6N and full attention, 12 · depth · (query_heads · head_size) · context."""
     flops_per_token_causal: float
@@ -47,6 +49,7 @@ def model_shape(config: ModelConfig) -> ModelShape:
         params=params,
         params_total=sum(p.size for p in table),
         params_paper_total=counted + router_rows * config.width,
+        params_vectors=sum(p.size for p in table if p.role == "vector"),
         flops_per_token=6.0 * params + attention,
         flops_per_token_causal=6.0 * (params - looked_up) + attention * (config.context + 1) / (2 * config.context),
     )
@@ -146,22 +149,28 @@ def activation_bytes(config: ModelConfig, precision: Literal["float64", "float32
     - a norm over n keeps 2bn (its input, and the input normalised) and, before a matrix, an of its output;
     - attention keeps the rotated queries and keys, the values and the outputs a(2q + 2k), gated again aq;
     - SwiGLU keeps both halves, the activation and the product: 4ah; routing keeps each token's copies, 2akD;
+    - a map with γᵃ keeps 2b of its output (`dp` b), and inputs that are scaled apart b of each;
     - logits over V tokens: a and 2b, the logarithm and its gradient, and b for the logits in float32.
     """
     a, b = {"float64": (8, 8), "float32": (4, 4), "bfloat16": (2, 4)}[precision]
     width, query = config.width, config.query_heads * config.head_size
     key = config.kv_heads * config.head_size
     norm = (2 * b + a) * width
+    vectors = config.vectors
+    after = {"standard": 0, "dp": b, "dnp": 2 * b}[vectors.placement]
     attention = a * (2 * query + 2 * key)
     if config.headwise_gate:
         attention += a * query
-    if config.qk_norm:
+    if config.has_qk_norm:
         attention += 2 * b * (query + key)
-    mlp = 4 * a * config.mlp_ratio * width
+    apart = b * width if vectors.hetero else 0
+    attention += after * (query + 2 * key) + 3 * apart
+    mlp = (4 * a + 2 * after) * config.mlp_ratio * width + 2 * apart
     if config.mlp == "moe":
         mlp += 2 * a * config.routed_top_k * width
     logits = config.vocab * (a + 2 * b + (b if a < b else 0))
-    return config.depth * (2 * norm + attention + mlp) + norm + logits
+    norms = 4 if config.sandwich_norm else 2
+    return config.depth * (norms * norm + attention + mlp) + norm + logits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

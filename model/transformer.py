@@ -22,7 +22,10 @@ from model.parameters import Parameter, parameters
 
 
 class Block(nn.Module):
-    """x ← x + m · attention(norm x), then x ← x + m · mlp(norm x), with the residual multiplier m."""
+    """x ← x + m · attention(norm x), then x ← x + m · mlp(norm x), with the residual multiplier m.
+
+    A sandwich has a norm on what either branch gives, before m.
+    """
 
     def __init__(
         self,
@@ -35,11 +38,19 @@ class Block(nn.Module):
         super().__init__()
         prefix = f"blocks.{layer}"
         self.residual_multiplier = residual_multiplier
-        self.attention_norm = RmsNorm(config, weights[f"{prefix}.attention_norm.gain"], dtype)
+        # Branches that scale their inputs apart take them as they were computed.
+        normed = None if config.vectors.hetero else dtype
+        self.attention_norm = RmsNorm(config, weights, f"{prefix}.attention_norm", normed)
         self.attention = Attention(config, weights, f"{prefix}.attention", dtype)
-        self.mlp_norm = RmsNorm(config, weights[f"{prefix}.mlp_norm.gain"], dtype)
+        self.mlp_norm = RmsNorm(config, weights, f"{prefix}.mlp_norm", normed)
         self.mlp: Mlp | Mixture = (
-            Mlp(weights, f"{prefix}.mlp") if config.mlp == "dense" else Mixture(config, weights, f"{prefix}.mlp", layer)
+            Mlp(config, weights, f"{prefix}.mlp", dtype)
+            if config.mlp == "dense"
+            else Mixture(config, weights, f"{prefix}.mlp", dtype, layer)
+        )
+        self.attention_post_norm, self.mlp_post_norm = (
+            RmsNorm(config, weights, f"{prefix}.{branch}_post_norm", dtype) if config.sandwich_norm else None
+            for branch in ("attention", "mlp")
         )
 
     def forward(
@@ -52,6 +63,8 @@ class Block(nn.Module):
         """
         measured = watch is not None and watch.measured
         h_BTD, seen = self.attention(self.attention_norm(x_BTD), cos_TK, sin_TK, measured=measured)
+        if self.attention_post_norm is not None:
+            h_BTD = self.attention_post_norm(h_BTD)
         if measured:
             seen |= output_statistics("attention", h_BTD, self.residual_multiplier)
         x_BTD = torch.add(x_BTD, h_BTD, alpha=self.residual_multiplier)
@@ -61,6 +74,8 @@ class Block(nn.Module):
             seen |= routed
         else:
             h_BTD = self.mlp(x_normed_BTD)
+        if self.mlp_post_norm is not None:
+            h_BTD = self.mlp_post_norm(h_BTD)
         if measured:
             seen |= output_statistics("mlp", h_BTD, self.residual_multiplier)
         return torch.add(x_BTD, h_BTD, alpha=self.residual_multiplier), seen
@@ -89,7 +104,7 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(
             Block(config, weights, layer, rates.residual_multiplier, dtype) for layer in range(config.depth)
         )
-        self.final_norm = RmsNorm(config, weights["final_norm.gain"], dtype)
+        self.final_norm = RmsNorm(config, weights, "final_norm", dtype)
         self.head = weights["head"]
         for name, angles in zip(
             ("cos_TK", "sin_TK"), rotary(config.context, config.head_size, config.rope_base), strict=True

@@ -29,7 +29,8 @@ def make(**changes):
     weights = {
         p.name: torch.nn.Parameter(initial(p, seed=1).double()) for p in parameters(config) if p.name.startswith(PREFIX)
     }
-    return Mixture(config, weights, PREFIX), {k.removeprefix(f"{PREFIX}."): v for k, v in weights.items()}
+    mixture = Mixture(config, weights, PREFIX, torch.float64)
+    return mixture, {k.removeprefix(f"{PREFIX}."): v for k, v in weights.items()}
 
 
 def sample(rows=24):
