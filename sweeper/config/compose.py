@@ -102,7 +102,9 @@ def _chosen_files(folders: Sequence[Path], choices: Mapping[str, str]) -> Iterat
     for group, option in choices.items():
         path = next((path for folder in folders if (path := folder / group / f"{option}.yaml").is_file()), None)
         if path:
-            yield path, "" if "@package _global_" in path.read_text() else group.replace("/", ".")
+            package = re.search(r"^# *@package +(\S+)", path.read_text(), flags=re.MULTILINE)
+            mount = package[1] if package else group.replace("/", ".")
+            yield path, "" if mount == "_global_" else mount
 
 
 def _in_hydras_grammar(override: Override, groups: Mapping[str, set[str]], chosen: set[str]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from model.shape import ModelShape, model_shape
 from sweeper.errors import ConfigError
-from sweeper.grid.leaves import SECTIONS, VALUES
+from sweeper.grid.leaves import NAMES, SECTIONS, VALUES
 from sweeper.laws.transfer import predicted_lr, rates
 from sweeper.spec import Base, Value
 from sweeper.typed import fields_of
@@ -32,12 +32,19 @@ def base_value(base: Base, path: str) -> Any:
 
 
 def _replaced(section: Any, fields: Cell) -> Any:
-    """The section with other values of these fields; of a trainer also the values that it names itself."""
+    """The section with other values of these fields, `vectors.hetero` among them; of a trainer also its own values."""
     own = {name.removeprefix("values."): fields[name] for name in fields if name.startswith("values.")}
     if own:
         fields = {name: value for name, value in fields.items() if not name.startswith("values.")}
         fields["values"] = tuple((name, own.get(name, value)) for name, value in section.values)
-    return dataclasses.replace(section, **fields)
+    nested: dict[str, Cell] = {}
+    for name in [name for name in fields if "." in name]:
+        inner, _, rest = name.partition(".")
+        nested.setdefault(inner, {})[rest] = fields[name]
+    flat = {name: value for name, value in fields.items() if "." not in name}
+    for inner, values in nested.items():
+        flat[inner] = _replaced(getattr(section, inner), values)
+    return dataclasses.replace(section, **flat)
 
 
 class Configurations:
@@ -101,7 +108,7 @@ class Computed:
     value: Callable[[Configurations, Cell], Any]
 
 
-_MODEL = tuple(f"model.{name}" for name in fields_of(SECTIONS["model"]))
+_MODEL = tuple(path for path in NAMES if path.startswith("model."))
 _TRANSFER = tuple(f"transfer.{name}" for name in fields_of(SECTIONS["transfer"]))
 _SIZES = ("model.depth", "tokens", "batch_tokens", *_TRANSFER)
 

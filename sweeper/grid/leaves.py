@@ -44,6 +44,13 @@ SECTIONS: Mapping[str, type] = {
     name: cast(type, kind) for name, (kind, _) in fields_of(Base).items() if dataclasses.is_dataclass(kind)
 }
 """The groups of settings of a base (`model`, `optimizer`, …) and their classes."""
+INNER_SECTIONS: Mapping[str, type] = {
+    f"{section}.{name}": cast(type, kind)
+    for section, owner in SECTIONS.items()
+    for name, (kind, _) in fields_of(owner).items()
+    if dataclasses.is_dataclass(kind)
+}
+"""Those inside them (`model.vectors`), whose settings are labelled with the inner name: `vectors.hetero`."""
 SEED = Leaf(path="seed", kind=int, label="seed", writes=("seed.init", "seed.data"))
 
 _FULL_NAMES = ("transfer", "seed", "trainer")
@@ -55,7 +62,8 @@ def _named_leaves() -> tuple[dict[str, Leaf], dict[str, list[str]]]:
     sections: dict[str, list[str]] = {}
     for section, kind in SECTIONS.items():
         for name in fields_of(kind):
-            if (section, name) not in (("data", "fingerprint"), ("trainer", "argv"), ("trainer", "values")):
+            hidden = (("data", "fingerprint"), ("trainer", "argv"), ("trainer", "values"))
+            if (section, name) not in hidden and f"{section}.{name}" not in INNER_SECTIONS:
                 sections.setdefault(name, []).append(section)
     names = {
         name: Leaf(path=name, kind=kind, label=name, writes=(name,))
@@ -77,6 +85,11 @@ def _named_leaves() -> tuple[dict[str, Leaf], dict[str, list[str]]]:
             names[name] = names[f"{owner}.{name}"]
         elif not owner:
             ambiguous[name] = [f"{section}.{name}" for section in owners]
+    for section, kind in INNER_SECTIONS.items():
+        for name, (value_kind, _) in fields_of(kind).items():
+            path = f"{section}.{name}"
+            label = path.partition(".")[2]
+            names[path] = names[label] = Leaf(path=path, kind=value_kind, label=label, writes=(path,))
     return names, ambiguous
 
 
@@ -122,10 +135,11 @@ def leaf(name: str, where: str, others: Iterable[str] = (), own: Mapping[str, Va
     found = _NAMES.get(name)
     if found is not None:
         return found
-    if name in SECTIONS:
+    section = SECTIONS.get(name) or INNER_SECTIONS.get(name) or INNER_SECTIONS.get(f"model.{name}")
+    if section is not None:
         raise ConfigError(
             f"{where}: {name!r} is a group of settings, not one value; name one of its settings "
-            f"({name}.{next(iter(fields_of(SECTIONS[name])))}) or compare whole groups as arms"
+            f"({name}.{next(iter(fields_of(section)))}) or compare whole groups as arms"
         )
     if name in _AMBIGUOUS:
         raise ConfigError(f"{where}: {name!r} may be {' or '.join(_AMBIGUOUS[name])}; write one of them in full")
