@@ -123,6 +123,26 @@ def write_final(folder: Path, weights: Mapping[str, Tensor], *, config: TrainCon
     return path
 
 
+def read_final(folder: Path, config: TrainConfig) -> dict[str, Tensor]:
+    """The weights of a finished run, on the CPU, by name.
+
+    Raises:
+        FileNotFoundError: None were kept.
+        ValueError: They are damaged, or belong to another configuration.
+        OSError: They cannot be read.
+    """
+    path = next(iter(sorted(folder.glob("final-*.pt"))), None)
+    if path is None:
+        raise FileNotFoundError(f"{folder}: no final weights")
+    if not _is_whole(path):
+        raise ValueError(f"{path} is damaged: its content does not match the digest in its name")
+    found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    if found["identity"] != identity(config):
+        raise ValueError(f"{path} belongs to another configuration than the run's")
+    weights: dict[str, Tensor] = found["model"]
+    return weights
+
+
 def delete_checkpoints(folder: Path, *, keep_final: bool) -> None:
     """Remove the checkpoints of a run and what a killed writer left, then the folder unless it holds something else.
 

@@ -10,6 +10,7 @@ import typer
 import sweeper
 from sweeper.cli.data import prepare
 from sweeper.cli.doctor import doctor
+from sweeper.cli.exporting import export
 from sweeper.cli.fitting import fit, predict
 from sweeper.cli.importing import import_
 from sweeper.cli.plotting import plot
@@ -74,7 +75,7 @@ def version() -> None:
 PANELS = {
     "Run": (plan, launch, status, watch, collect),
     "See and steer": (logs, why, cancel, retry, exclude, tend, merge),
-    "Conclude": (fit, predict, suggest, plot, report),
+    "Conclude": (fit, predict, suggest, plot, report, export),
     "More": (doctor, version),
 }
 for _panel, _commands in PANELS.items():

@@ -47,7 +47,7 @@ Rows = Annotated[int, typer.Option("--rows", min=0, help="Runs shown one by one;
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Opened:
+class Opened:
     """A sweep as a command looked at it."""
 
     folder: "SweepFolder"
@@ -60,7 +60,7 @@ class _Opened:
     """The words of a command that mean the same cells."""
 
 
-def _open(name: str, words: Sequence[str] | None, runs: Path, *, ask: bool = True) -> _Opened:
+def open_runs(name: str, words: Sequence[str] | None, runs: Path, *, ask: bool = True) -> Opened:
     """Look at the runs that words may name: at all of them only where a condition asks for that."""
     from sweeper.selection import could_be_named, split_words, with_named
     from sweeper.sources import open_sweep
@@ -71,7 +71,7 @@ def _open(name: str, words: Sequence[str] | None, runs: Path, *, ask: bool = Tru
     return _looked_at(folder, chosen, same_cells(name, list(overrides), runs), named, ask=ask)
 
 
-def _open_grid(name: str, overrides: Sequence[str], runs: Path, *, others: bool) -> _Opened:
+def _open_grid(name: str, overrides: Sequence[str], runs: Path, *, others: bool) -> Opened:
     """Look at all runs of a grid, and, if they are asked for, at those of the sweep's other grids."""
     from sweeper.records import read_spec, run_names
     from sweeper.sources import open_sweep
@@ -85,11 +85,11 @@ def _open_grid(name: str, overrides: Sequence[str], runs: Path, *, others: bool)
 
 def _looked_at(
     folder: "SweepFolder", specs: "tuple[RunSpec, ...]", cells: str, named: tuple[str, ...] = (), *, ask: bool = True
-) -> _Opened:
+) -> Opened:
     from sweeper.overview import rows_of, take_look
 
     look = take_look(folder, [spec.run_id for spec in specs], ask=ask)
-    return _Opened(folder=folder, specs=specs, look=look, rows=rows_of(specs, look), named=named, cells=cells)
+    return Opened(folder=folder, specs=specs, look=look, rows=rows_of(specs, look), named=named, cells=cells)
 
 
 def status(
@@ -179,7 +179,7 @@ def logs(
     from sweeper.selection import RUN_ID, choose_one, named_one
 
     word = named_one(words)
-    opened = _open(name, words, runs, ask=not RUN_ID.match(word))
+    opened = open_runs(name, words, runs, ask=not RUN_ID.match(word))
     run_id = choose_one(opened.rows, opened.specs, word).run_id
     if follow:
         with _leaving():
@@ -210,7 +210,7 @@ def why(name: SweepName, words: OneRun, runs: RunsFolder = Path("runs"), as_json
     from sweeper.typed import plain
 
     word = named_one(words)
-    opened = _open(name, words, runs)
+    opened = open_runs(name, words, runs)
     row = choose_one(opened.rows, opened.specs, word)
     spec = next(spec for spec in opened.specs if spec.run_id == row.run_id)
     silent = silent_job(opened.folder, row.run_id) if row.state in STARTABLE else None
@@ -238,7 +238,7 @@ def cancel(
     from sweeper.steering import SETTLED, cancel_runs
     from sweeper.terminal.steering import print_cancelled
 
-    opened = _open(name, words, runs)
+    opened = open_runs(name, words, runs)
     chosen = _chosen(opened, where, everything)
     left = [row for row in chosen if row.state not in SETTLED]
     if len(left) > 1 and not yes:
@@ -264,7 +264,7 @@ def retry(
     from sweeper.steering import BY_DEFAULT, retry_runs
     from sweeper.terminal.steering import print_retried
 
-    opened = _open(name, words, runs)
+    opened = open_runs(name, words, runs)
     if opened.named or where or everything:
         chosen = _chosen(opened, where, everything)
     else:
@@ -350,7 +350,7 @@ def _folder(name: str, overrides: Sequence[str], runs: Path) -> "SweepFolder":
     return SweepFolder(runs, name) if (runs / name).is_dir() else open_sweep(name, overrides, runs)[2]
 
 
-def _chosen(opened: _Opened, where: str, everything: bool) -> "tuple[Row, ...]":
+def _chosen(opened: Opened, where: str, everything: bool) -> "tuple[Row, ...]":
     from sweeper.selection import choose, none_satisfies
 
     if not (opened.named or where or everything):
@@ -373,7 +373,7 @@ def _counted(rows: "Sequence[Row]") -> str:
     return f"{len(rows)} runs ({states})"
 
 
-def _is_over(opened: _Opened, run_id: str) -> bool:
+def _is_over(opened: Opened, run_id: str) -> bool:
     """Whether nobody is at work on a run, and nobody tends it."""
     from sweeper.overview import goes_on, overview, take_look
 

@@ -16,7 +16,7 @@ ROWS = (
     "spec columns slurm records status retries fits model.corpus snapshot",
     "config grid arguments plan table suggestions series",
     "scheduler worker worker_entry supervisor command launch submission tend keeper sources merge doctor "
-    "overview selection explanation logs steering terminal figures analysis report",
+    "overview selection explanation logs steering exporting terminal figures analysis report",
     "cli api",
 )
 """From the bottom: a module imports only from its own row and the rows below."""

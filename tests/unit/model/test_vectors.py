@@ -1,6 +1,5 @@
-"""Scale vectors in the model (arXiv 2605.26895); T1 to T10 of its specification where a test says so."""
+"""Scale vectors in the model, its optimiser and its counts, and what arXiv 2605.26895 derives of them."""
 
-import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -12,40 +11,13 @@ from ranks import DENSE as RUN_DENSE
 from ranks import MIXTURE as RUN_MIXTURE
 from ranks import Case, train_alone, train_on_ranks
 from ranks import config as run_config
+from vector_models import DENSE, MIXTURE, ONE, TOKENS, UNIFIED, VARIANTS, build, randomise
 
-from model.config import ModelConfig, OptimizerConfig, Rates, VectorsConfig
+from model.config import ModelConfig, OptimizerConfig, VectorsConfig
 from model.norm import exponential, oriented
 from model.optimizer import MATRICES, groups, make_optimizer
 from model.parameters import parameters
 from model.shape import model_shape
-from model.transformer import Transformer
-
-DENSE = ModelConfig(width=32, depth=2, head_size=8, kv_heads=2, vocab=64, context=16)
-MIXTURE = replace(DENSE, mlp="moe", sparsity=2, top_k=4)
-UNIFIED = VectorsConfig(hetero=True, placement="dnp", reparam="or", wd_input=1.0)
-ONE = Rates(hidden=0.02, head=0.02, embedding=0.02, vector=0.02, weight_decay=0.1)
-TOKENS = torch.arange(32).reshape(2, 16) * 7 % 64
-
-VARIANTS = [
-    VectorsConfig(hetero=hetero, placement=placement, reparam=reparam, axis=axis)
-    for hetero, placement, reparam, axis in itertools.product(
-        (False, True), ("standard", "dp", "dnp"), ("plain", "or", "er"), ("head", "full")
-    )
-]
-
-
-def build(config, dtype=torch.float64):
-    return Transformer(config, ONE, seed=1, dtype=dtype)
-
-
-@torch.no_grad()
-def randomise(model, seed=0):
-    """Every part of every scale vector away from where it starts."""
-    generator = torch.Generator().manual_seed(seed)
-    for name, parameter in model.named_parameters():
-        if name.rpartition(".")[2] in ("gain", "alpha", "beta"):
-            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
-    return model
 
 
 def train_config(config, optimizer="adamw"):
@@ -64,16 +36,16 @@ class TestTheModel:
 
     @pytest.mark.parametrize("model", [DENSE, MIXTURE])
     @pytest.mark.parametrize("vectors", [v for v in VARIANTS if v.placement != "dnp"])
-    def test_t6_all_but_dnp_leave_the_function_as_it_starts(self, model, vectors):
+    def test_all_but_dnp_leave_the_function_as_it_starts(self, model, vectors):
         logits = build(replace(model, vectors=vectors))(TOKENS)
         torch.testing.assert_close(logits, build(model)(TOKENS), rtol=0, atol=1e-12)
 
     @pytest.mark.parametrize("model", [DENSE, MIXTURE])
-    def test_t6_dnp_changes_the_function(self, model):
+    def test_dnp_changes_the_function(self, model):
         changed = build(replace(model, vectors=VectorsConfig(placement="dnp")))(TOKENS)
         assert (changed - build(model)(TOKENS)).abs().max() > 1e-3
 
-    def test_t6_dnp_on_queries_and_keys_is_qk_norm(self):
+    def test_dnp_on_queries_and_keys_is_qk_norm(self):
         dnp, plain = build(replace(DENSE, vectors=VectorsConfig(placement="dnp"))), build(DENSE)
         x = torch.randn(2, 16, 32, dtype=torch.float64)
         ours, theirs = dnp.blocks[0].attention, plain.blocks[0].attention
@@ -118,7 +90,7 @@ class TestTheModel:
             torch.testing.assert_close(mixture(x)[0][row], y, rtol=0, atol=1e-12)
 
     @pytest.mark.parametrize("model", [DENSE, MIXTURE, replace(DENSE, sandwich_norm=True)])
-    def test_t9_without_vectors_norms_have_no_parameters_and_still_norm(self, model):
+    def test_without_vectors_norms_have_no_parameters_and_still_norm(self, model):
         config = replace(model, vectors=VectorsConfig(enabled=False))
         assert not [p for p in parameters(config) if p.role == "vector"]
         torch.testing.assert_close(build(config)(TOKENS), build(model)(TOKENS), rtol=0, atol=1e-12)
@@ -130,7 +102,7 @@ class TestTheModel:
         torch.testing.assert_close(y.square().mean(dim=-1), torch.ones(3, dtype=torch.float64), rtol=1e-4, atol=0)
 
     @pytest.mark.parametrize("model", [DENSE, MIXTURE])
-    def test_t10_vectors_and_norms_stay_in_float32(self, model):
+    def test_vectors_and_norms_stay_in_float32(self, model):
         module = build(replace(model, vectors=UNIFIED), torch.bfloat16)
         logits = module(TOKENS)
         assert logits.dtype == torch.bfloat16
@@ -149,8 +121,6 @@ def _normed(y, eps=1e-5):
 
 
 class TestParametrisations:
-    """T3."""
-
     @pytest.mark.parametrize(("made", "alpha", "beta"), [(oriented, 1.0, 1.0), (exponential, 0.0, 0.0)])
     def test_they_start_at_one_with_the_spectrum_of_the_paper(self, made, alpha, beta):
         d = 12
@@ -158,7 +128,7 @@ class TestParametrisations:
         torch.testing.assert_close(made(*start), torch.ones(d, dtype=torch.float64), rtol=0, atol=1e-15)
         jacobian = torch.cat(torch.autograd.functional.jacobian(made, start), dim=1)
         spectrum = torch.linalg.eigvalsh(jacobian @ jacobian.mT).flip(0)
-        # §5: d in the direction of the magnitude, 1 in all others.
+        # d in the direction of the magnitude, 1 in all others.
         torch.testing.assert_close(spectrum, torch.tensor([d, *[1.0] * (d - 1)], dtype=torch.float64))
 
     @given(
@@ -177,7 +147,7 @@ class TestParametrisations:
 class TestTheTheory:
     """What the paper derives, on one linear map A = W diag(γ)."""
 
-    def test_t1_a_step_of_gradient_descent_moves_columns_by_the_metric(self):
+    def test_a_step_of_gradient_descent_moves_columns_by_the_metric(self):
         rng = np.random.default_rng(0)
         weight, gamma, eta = rng.normal(size=(5, 7)), rng.normal(size=7), 0.03
         target = rng.normal(size=(5, 7))
@@ -187,14 +157,14 @@ class TestTheTheory:
         stepped = ((w - eta * w.grad) * (g - eta * g.grad)).detach().numpy()
         upstream = weight * gamma - target  # ∂L/∂A
         for j in range(7):
-            metric = gamma[j] ** 2 * np.eye(5) + np.outer(weight[:, j], weight[:, j])  # §2
+            metric = gamma[j] ** 2 * np.eye(5) + np.outer(weight[:, j], weight[:, j])
             inner = weight[:, j] @ upstream[:, j]
             expected = (
                 weight[:, j] * gamma[j] - eta * metric @ upstream[:, j] + eta**2 * gamma[j] * upstream[:, j] * inner
             )
             np.testing.assert_allclose(stepped[:, j], expected, atol=1e-12)
 
-    def test_t1_the_flow_of_double_placement(self):
+    def test_the_flow_of_double_placement(self):
         generator = torch.Generator().manual_seed(0)
         w, u, v, target = (
             torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((4, 6), (4,), (6,), (4, 6))
@@ -215,7 +185,7 @@ class TestTheTheory:
             )
         torch.testing.assert_close(-(moved - before) / step, expected, rtol=1e-4, atol=1e-5)
 
-    def test_t2_the_flow_keeps_the_balance(self):
+    def test_the_flow_keeps_the_balance(self):
         generator = torch.Generator().manual_seed(1)
         weight, gamma, target = (
             torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((5, 7), (7,), (5, 7))
@@ -228,7 +198,7 @@ class TestTheTheory:
         drift = (gamma.square() - weight.square().sum(dim=0) - balance).abs().max()
         assert drift < 100 * step
 
-    def test_t4_vectors_that_do_not_decay_grow_where_weights_do(self):
+    def test_vectors_that_do_not_decay_grow_where_weights_do(self):
         def run(mu):
             generator = torch.Generator().manual_seed(0)
             w, g = torch.full((256,), 0.1), torch.full((256,), 1.0)
@@ -244,15 +214,13 @@ class TestTheTheory:
 
         growing, largest = run(0.0)
         bounded, smallest = run(0.1)
-        assert 12 < growing < 30  # §8 T4: 19, and γ² + w² up to 140
+        assert 12 < growing < 30  # 19 in the mean of many draws, and γ² + w² up to 140
         assert largest > 60
         assert bounded < 2
         assert smallest < 12
 
 
 class TestOptimiserGroups:
-    """T7."""
-
     @pytest.mark.parametrize("model", [DENSE, MIXTURE, replace(DENSE, sandwich_norm=True)])
     @pytest.mark.parametrize("vectors", [VectorsConfig(), UNIFIED, VectorsConfig(enabled=False), *VARIANTS[::5]])
     @pytest.mark.parametrize("optimizer", ["adamw", "muon", "muonh"])
@@ -271,7 +239,7 @@ class TestOptimiserGroups:
                     assert group.rate == ONE.vector
 
     def test_decay_follows_the_table_of_classes(self):
-        """§1 of the specification: decay on input norms, none on output norms."""
+        """On input norms, not on output norms."""
         sandwich = replace(DENSE, sandwich_norm=True)
         decays = _decays(replace(sandwich, vectors=VectorsConfig(wd_input=1.0)))
         assert {name for name, decay in decays.items() if decay} == {
@@ -338,8 +306,6 @@ def _decays(config):
 
 
 class TestCost:
-    """T8: the time is a benchmark's."""
-
     LLAMA_1B = ModelConfig(
         width=1792,
         depth=22,
