@@ -6,17 +6,14 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
 from builders import run_record
+from commands import START, sweeper
 
 from sweeper.config import load_sweep
 from sweeper.grid import expand
 from sweeper.records import SweepFolder, write_record
-
-START = "import sys; sys.argv = ['sweeper', *sys.argv[1:]]; from sweeper.cli import main; main()"
 
 LOADED = f"""
 import atexit, sys
@@ -33,21 +30,6 @@ batch_tokens: 1024
 axes:
   lr: [0.01, 0.02]
 """
-
-
-def sweeper(
-    *arguments: str, cwd: Path, code: str = START, path: Sequence[Path] = ()
-) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, path)), "COLUMNS": "200", "NO_COLOR": "1"}
-    return subprocess.run(
-        [sys.executable, "-P", "-c", code, *arguments],
-        cwd=cwd,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        stdin=subprocess.DEVNULL,
-    )
 
 
 def loaded(done: subprocess.CompletedProcess[str]) -> set[str]:
