@@ -49,7 +49,10 @@ def composer(file: Path) -> Iterator[Composed]:
     chosen: set[str] = set()
 
     def composed(overrides: tuple[Override, ...]) -> Source:
-        texts = [text for override in overrides for text in _in_hydras_grammar(override, groups, chosen)]
+        # Hydra takes one choice of a group that the sweep's own list of defaults lacks.
+        last = {override.path: override for override in overrides if override.kind == "group"}
+        kept = [override for override in overrides if last.get(override.path, override) is override]
+        texts = [text for override in kept for text in _in_hydras_grammar(override, groups, chosen)]
         with _one_sentence(file, groups):
             config = compose(file.stem, [search, *WITHOUT_ITS_OWN, *texts], return_hydra_config=True)
             choices = {str(group): str(option) for group, option in config.hydra.runtime.choices.items()}
@@ -60,7 +63,8 @@ def composer(file: Path) -> Iterator[Composed]:
         model = values.get("model")
         if isinstance(model, dict) and model.get("vocab") == "???":
             del model["vocab"]  # OmegaConf's mark for what the group leaves to the sweep
-        chosen.update(choices)
+        if not overrides:
+            chosen.update(choices)
         source = Source(
             values={str(key): value for key, value in values.items()},
             overrides=overrides,
