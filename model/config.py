@@ -378,6 +378,22 @@ class TrainConfig:
         return next(size for size in range(min(most, self.batch_sequences), 0, -1) if self.batch_sequences % size == 0)
 
     @property
+    def balances(self) -> bool:
+        """Whether the loss holds a load-balancing part."""
+        return self.model.mlp == "moe" and self.model.aux_weight > 0
+
+    def looks_ahead(self, share: int, micro_batch: int) -> bool:
+        """Whether a step makes a forward pass more, to know the load of experts over whole parts of the batch.
+
+        Args:
+            share: Sequences of a rank's part of the batch.
+            micro_batch: Sequences of a pass; 0: all.
+        """
+        size = min(micro_batch or share, share)
+        whole = share % self.aux_sequences == 0 and (size == share or size % self.aux_sequences == 0)
+        return self.balances and not whole
+
+    @property
     def steps(self) -> int:
         """Optimiser steps: tokens over batch_tokens, to the nearest (HyperP §4: 4959 for d = 8)."""
         return max(1, int(self.tokens / self.batch_tokens + 0.5))

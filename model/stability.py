@@ -167,12 +167,6 @@ def expert_load(
     return total / (tokens * config.model.routed_top_k)
 
 
-def sees_whole_groups(config: TrainConfig, share: int, micro_batch: int) -> bool:
-    """Whether every pass over `micro_batch` sequences (0: all) of a rank's `share` holds whole groups of the batch."""
-    size = min(micro_batch or share, share)
-    return share % config.aux_sequences == 0 and (size == share or size % config.aux_sequences == 0)
-
-
 def _layers(config: TrainConfig) -> tuple[str, ...]:
     return (*(str(layer) for layer in range(config.model.depth)), "embedding", "head", "final_norm")
 

@@ -413,7 +413,7 @@ def _step(run: _Run, step: int) -> _Step:
 def _passed(run: _Run, inputs_BT: Tensor, rows: range, load: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """The logits of a pass over these rows of the batch, and the balance of its experts summed over layers, if any."""
     config = run.config
-    if not _balances(config):
+    if not config.balances:
         return run.model(inputs_BT), None
     context = config.model.context
     watch = Watch(group_tokens=config.aux_sequences * context, start=rows.start * context, load=load)
@@ -424,16 +424,12 @@ def _passed(run: _Run, inputs_BT: Tensor, rows: range, load: Tensor | None) -> t
 def _load(run: _Run, step: int) -> Tensor | None:
     """What each expert has to do in each group of the batch, where the passes see parts of groups only."""
     config, micro_batch = run.config, run.execution.micro_batch
-    if not _balances(config) or stability.sees_whole_groups(config, len(run.rows), micro_batch):
+    if not config.looks_ahead(len(run.rows), micro_batch):
         return None
     micro_batches = _micro_batches(run.rows, micro_batch)
     load = stability.expert_load(run.model, run.data, config, run.world, step=step, micro_batches=micro_batches)
     give_up_gathered(run.model, run.optimizer.layout)
     return load
-
-
-def _balances(config: TrainConfig) -> bool:
-    return config.model.mlp == "moe" and config.model.aux_weight > 0
 
 
 def _measures(run: _Run, done: int) -> bool:

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from model.config import DataConfig
+from model.config import AUX_TOKENS, DataConfig
 from model.corpus import check_corpus, is_on_hub, read_corpus
 from sweeper.errors import ConfigError, DataError, LaunchError
 from sweeper.plan import Plan, PlannedRun, Speeds, make_plan, plan_json
@@ -157,7 +157,22 @@ def check_runs(specs: Sequence[RunSpec], cluster: Cluster, *, online: bool = Tru
                 f"data={data.source} holds {corpus.train_tokens:,} training tokens: "
                 f"the largest budget ({largest:,} tokens) reads them {epochs:.2g} times"
             )
-    return tuple(notes)
+    return (*notes, *_small_parts(ours))
+
+
+def _small_parts(specs: Sequence[RunSpec]) -> list[str]:
+    """What to know of batches that fall into much smaller equal parts than a load should be balanced over."""
+    small = {}
+    for spec in specs:
+        train = spec.train
+        wanted = min(train.batch_sequences, max(1, AUX_TOKENS // train.model.context))
+        if train.balances and not train.model.aux_batch_tokens and 2 * train.aux_sequences < wanted:
+            small[train.batch_sequences] = (train.aux_sequences, wanted)
+    return [
+        f"a batch of {batch} sequences falls into equal parts of {part} (at most {wanted} are wanted): experts are "
+        "balanced over each part; choose another batch_tokens, or model.aux_batch_tokens"
+        for batch, (part, wanted) in small.items()
+    ]
 
 
 def _by_source(specs: Sequence[RunSpec]) -> dict[tuple[DataConfig, int], list[RunSpec]]:

@@ -106,6 +106,8 @@ Speeds = Mapping[tuple[int, int], float]
 
 STARTUP_MIN = 10
 """Beside the training itself: start of the processes, validation, checkpoints; minutes."""
+LOOK_AHEAD = 4 / 3
+"""Time of a step that makes a second forward pass: forward and backward take three."""
 SAFETY = 1.5
 """A time limit over the estimate of measured runs."""
 MEMORY_SHARE = 0.92
@@ -189,6 +191,8 @@ def _planned(spec: RunSpec, state: State, cluster: Cluster, execution: Execution
     flops_causal = float(shape.flops_per_token_causal) * train.tokens * described
     device_s = flops_causal / (cluster.gpu.peak_flops * cluster.gpu.mfu)
     processes = cluster.processes or (_processes(spec, device_s, cluster, execution) if described else 1)
+    if train.looks_ahead(train.batch_sequences // processes, execution.micro_batch):
+        device_s *= LOOK_AHEAD
     per_node = cluster.slurm.processes_per_node if cluster.scheduler == "slurm" else processes
     ours = spec.trainer.kind == "builtin"  # a command's checkpoints are its own
     measured = speeds.get((shape.params_total, processes))

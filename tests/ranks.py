@@ -27,8 +27,9 @@ ROOT = Path(__file__).resolve().parent.parent
 CHILD = ROOT / "tests" / "unit" / "model" / "train_child.py"
 NEVER = 10**9
 DENSE = ModelConfig(width=16, depth=2, head_size=8, kv_heads=2, vocab=9, context=16)
-MIXTURE = replace(DENSE, depth=1, mlp="moe", sparsity=3, top_k=2)
-"""Five routed experts, and nine rows of embedding: neither two, three nor four ranks share them equally."""
+MIXTURE = replace(DENSE, depth=1, mlp="moe", sparsity=3, top_k=4)
+"""Eleven routed experts, three to a token, and nine rows of embedding: neither two, three nor four ranks share them
+equally."""
 
 
 def config(

@@ -30,7 +30,7 @@ class Transfer:
     tokens: bool = True
     """η ∝ T^token_exponent."""
     depth: bool = True
-    """η ∝ d^−1/2."""
+    """η ∝ d^−1/2; of `muon_mupp` also what multiplies logits and decay."""
     batch: bool = True
     """η ∝ √B."""
     residual: bool = True
@@ -109,6 +109,8 @@ def rates(
                  independent of the rate (HyperP §4.5, table 1).
     `none`:      η₀ everywhere, multipliers 1; decay λ per step on matrices.
 
+    A rule leaves out factors that its switches turn off; it has no others.
+
     Raises:
         ValueError: A rate or size that is not positive, or a peak rate beyond the floats.
     """
@@ -121,7 +123,7 @@ def rates(
     residual = residual_multiplier(depth) if transfer.residual else 1.0
     if transfer.rule == "muon_mupp":
         check(depth > 0, f"depth must be positive, got {depth}")
-        ratio = transfer.depth_reference / depth
+        ratio = transfer.depth_reference / depth if transfer.depth else 1.0
         return Rates(
             hidden=shape,
             head=shape,

@@ -84,7 +84,7 @@ def test_the_ladder_of_the_paper_has_its_sizes_budgets_and_steps():
     for spec, (depth, params, tokens, cost, steps) in zip(specs, LADDER, strict=True):
         shape = model_shape(spec.train.model)
         assert (spec.train.model.depth, shape.params, spec.train.steps) == (depth, params, steps)
-        assert spec.train.tokens == pytest.approx(tokens, abs=1)
+        assert spec.train.tokens == tokens
         assert shape.flops_per_token * spec.train.tokens == pytest.approx(cost, rel=5e-4)
 
 
@@ -92,3 +92,82 @@ def test_the_arms_of_the_paper_start_from_its_base_rates():
     # HyperP §4.5: tuned once at d = 8.
     rates = {spec.arm: spec.lr for spec in specs_of("flops", "paper") if spec.train.model.depth == 8}
     assert rates == pytest.approx({"muon": 0.02, "muonh": 0.01, "hyperp": 0.02, "hyperp_moe": 0.01})
+
+
+COARSE = (0.002, 0.004, 0.008, 0.01, 0.02, 0.04)
+EVERY = tuple(round(0.002 * i, 3) for i in range(1, 11))
+MOE_RATES = (0.004, 0.008, 0.01, 0.012, 0.014, 0.016, 0.02)
+AT_PAPER = {  # (file, arm): (S, k), depths, base rates; HyperP §4 and §5, tables 2 to 16
+    ("tokens", "base"): ((1, 1), {8}, (0.004, 0.006, *MOE_RATES[1:6], 0.018)),
+    ("weight_decay", "muonh"): ((1, 1), {8}, (0.002, 0.004, 0.008, 0.01, 0.02)),
+    ("weight_decay", "muon"): ((1, 1), {8}, (0.004, 0.008, 0.01, 0.02, 0.04)),
+    ("depth", "with"): ((1, 1), {8, 12, 16, 20, 24}, EVERY),
+    ("depth", "without"): ((1, 1), {8, 12, 16, 20, 24}, EVERY),
+    ("aux_weight", "base"): ((8, 4), {8}, (0.004, 0.008, 0.01, 0.012, 0.02)),
+    ("granularity", "sqrt_gate"): ((8, None), {8}, None),
+    ("granularity", "classical"): ((8, None), {8}, None),
+    ("transfer", "hyperp"): ((1, 1), {8, 12, 16, 20}, COARSE),
+    ("transfer", "without"): ((1, 1), {8, 12, 16, 20}, COARSE),
+    ("flops", "muon"): ((1, 1), {8, 12, 16, 20, 24}, (0.02,)),
+    ("flops", "muonh"): ((1, 1), {8, 12, 16, 20, 24}, (0.01,)),
+    ("flops", "hyperp"): ((1, 1), {8, 12, 16, 20, 24}, (0.02,)),
+    ("flops", "hyperp_moe"): ((8, 8), {8, 12, 16, 20}, (0.01,)),
+    ("stability", "base"): ((8, 8), {8, 12, 16, 20}, (0.01,)),
+    ("ablations", "ga_qk_norm"): ((1, 1), {8}, MOE_RATES),
+    ("ablations", "moe_shared"): ((8, 8), {8}, MOE_RATES),
+    ("ablations", "moe_sqrt"): ((8, 8), {8}, MOE_RATES),
+    ("ablations", "moe_shared_sqrt"): ((8, 8), {8}, MOE_RATES),
+    ("ablation_scaling_dense", "baseline"): ((1, 1), {8, 12, 16, 20}, (0.015,)),
+    ("ablation_scaling_dense", "qk_norm"): ((1, 1), {8, 12, 16, 20}, (0.015,)),
+    ("ablation_scaling_dense", "ga_qk_norm"): ((1, 1), {8, 12, 16, 20}, (0.016,)),
+    ("ablation_scaling_moe", "low_rate"): ((8, 8), {8, 12, 16, 24}, (0.01,)),
+    ("ablation_scaling_moe", "shared"): ((8, 8), {8, 12, 16, 24}, (0.014,)),
+    ("ablation_scaling_moe", "sqrt"): ((8, 8), {8, 12, 16, 24}, (0.014,)),
+    ("ablation_scaling_moe", "shared_sqrt"): ((8, 8), {8, 12, 16, 24}, (0.014,)),
+    ("ablation_stability", "ga_qk_norm"): ((1, 1), {20}, (0.016,)),
+    ("ablation_stability", "moe_shared"): ((8, 8), {16}, (0.014,)),
+    ("ablation_stability", "moe_shared_sqrt"): ((8, 8), {16}, (0.014,)),
+}
+
+
+@pytest.mark.parametrize(("name", "arm"), AT_PAPER)
+def test_the_grids_of_the_paper_are_planned(name, arm):
+    (sparsity, top_k), depths, rates = AT_PAPER[name, arm]
+    specs = [spec for spec in specs_of(name, "paper") if spec.arm == arm]
+    assert {spec.train.model.sparsity for spec in specs} == {sparsity}
+    assert top_k is None or {spec.train.model.top_k for spec in specs} == {top_k}
+    assert {spec.train.model.depth for spec in specs} == depths
+    assert rates is None or sorted({spec.lr for spec in specs}) == pytest.approx(rates)
+
+
+def test_the_other_axes_of_the_paper_are_planned():
+    def values(name, of):
+        return sorted({of(spec) for spec in specs_of(name, "paper")})
+
+    assert values("tokens", lambda spec: spec.train.tokens) == [10.4e9 * 2**i for i in range(5)]
+    assert values("weight_decay", lambda spec: spec.train.optimizer.weight_decay) == [0, 4e-4, 8e-4, 1e-3, 2e-3, 4e-3]
+    assert values("batch", lambda spec: spec.train.batch_tokens) == [2**18, 2**19, 2**20, 2**21]
+    assert values("aux_weight", lambda spec: spec.train.model.aux_weight) == [1e-3, 1e-2, 1e-1]
+    assert values("sparsity", lambda spec: spec.train.model.sparsity) == [1, 2, 4, 8, 16, 32]
+    assert values("granularity", lambda spec: spec.train.model.top_k) == [2, 4, 8, 16, 32, 64]
+    assert values("sensitivity", lambda spec: spec.train.tokens) == values("tokens", lambda spec: spec.train.tokens)
+
+
+@pytest.mark.parametrize(
+    ("name", "arm", "switches"),
+    [
+        ("aux_weight", "base", ("classical", False)),
+        ("granularity", "sqrt_gate", ("sqrt", True)),
+        ("granularity", "classical", ("classical", True)),
+        ("ablations", "moe_shared", ("classical", True)),
+        ("ablations", "moe_sqrt", ("sqrt", False)),
+        ("ablations", "moe_shared_sqrt", ("sqrt", True)),
+        ("ablation_stability", "moe_shared", ("classical", True)),
+        ("ablation_scaling_moe", "sqrt", ("sqrt", False)),
+        ("flops", "hyperp_moe", ("sqrt", True)),
+    ],
+)
+def test_the_parts_of_mixtures_are_those_of_the_paper(name, arm, switches):
+    for scale in ("tiny", "small", "paper"):
+        models = {spec.train.model for spec in specs_of(name, scale) if spec.arm == arm}
+        assert {(model.gate, model.shared_expert) for model in models} == {switches}

@@ -47,3 +47,9 @@ def test_muon_with_mup_scales_depth_but_not_tokens(depth):
     assert found.logit_multiplier == pytest.approx(8 / depth)  # table 1: head logits × d₀/d
     assert found.weight_decay == pytest.approx(1e-3 * 8 / depth)  # §4.5: independent decay λ·d₀/d
     assert found.residual_multiplier == pytest.approx((2 * depth) ** -0.5)
+
+
+def test_muon_without_its_depth_rule_scales_nothing_with_depth():
+    transfer = Transfer(rule="muon_mupp", depth=False, residual=False)
+    found = rates(transfer, lr=0.02, depth=16, tokens=1e12, batch_tokens=BATCH, weight_decay=1e-3)
+    assert (found.hidden, found.logit_multiplier, found.weight_decay, found.residual_multiplier) == (0.02, 1, 1e-3, 1)

@@ -24,6 +24,26 @@ def test_the_grouped_product_agrees_with_the_reference(dtype):
     assert not found[2][1].any()  # the idle expert's
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("fan_in", "fan_out"), [(1, 1), (3, 5), (16, 6), (6, 16)])
+def test_rows_of_any_width_are_taken(dtype, fan_in, fan_out):
+    x = torch.randn(8, fan_in).to(dtype).requires_grad_()
+    weight = torch.randn(4, fan_out, fan_in).to(dtype).requires_grad_()
+    found, expected = (product(x, weight, COUNTS) for product in (grouped.grouped_linear, reference.grouped_linear))
+    torch.testing.assert_close(found, expected)
+    found.sum().backward()
+    assert x.grad is not None
+    assert weight.grad is not None
+
+
+def test_an_expanded_gradient_is_taken():
+    x, weight = torch.randn(8, 16, requires_grad=True), torch.randn(4, 24, 16, requires_grad=True)
+    grouped.grouped_linear(x, weight, COUNTS).sum().backward()
+    ours, x.grad = x.grad, None
+    reference.grouped_linear(x, weight, COUNTS).sum().backward()
+    torch.testing.assert_close(ours, x.grad)
+
+
 def test_one_product_serves_all_experts_where_torch_has_it(monkeypatch):
     monkeypatch.setattr(reference, "grouped_linear", None)
     with_gradients(grouped.grouped_linear, torch.float32)

@@ -17,7 +17,7 @@ from model.transformer import Transformer
 pytestmark = pytest.mark.gpu
 
 DENSE = ModelConfig(width=64, depth=2, head_size=16, kv_heads=2, vocab=64, context=64)
-MIXTURE = replace(DENSE, mlp="moe", sparsity=4, top_k=2, shared_expert=True)
+MIXTURE = replace(DENSE, mlp="moe", sparsity=4, top_k=4, shared_expert=True)
 MODELS = pytest.mark.parametrize("model", [DENSE, MIXTURE], ids=["dense", "moe"])
 
 

@@ -5,7 +5,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from kernels.primitives import cross_entropy
-from kernels.reference import NEWTON_SCHULZ
+from kernels.reference import NEWTON_SCHULZ, newton_schulz
 from model.config import (
     DataConfig,
     EvaluationConfig,
@@ -178,17 +178,43 @@ def test_without_nesterov_the_direction_is_the_momentum_itself(nesterov):
     torch.testing.assert_close(dict(model.named_parameters())[name].detach(), moved)
 
 
-def test_matrices_keep_their_norms_over_a_thousand_float32_steps():
-    train = config(optimizer={"ns_dtype": "float32"}, depth=1, **MIXTURE)
+@pytest.mark.parametrize("sphere", ["expert", "layer"])
+def test_matrices_keep_their_norms_over_a_thousand_float32_steps(sphere):
+    train = config(optimizer={"ns_dtype": "float32", "expert_sphere": sphere}, depth=1, **MIXTURE)
     model, optimizer = make(train, torch.float32)
+    joint = [name for group in groups(train) if group.joint for name in group.names]
     on_sphere = [name for group in groups(train) if group.rule in ("muonh", "adamh") for name in group.names]
     start = {name: torch.linalg.matrix_norm(value) for name, value in snapshot(model).items() if name in on_sphere}
-    give_gradients(model, 0)
-    for _ in range(1000):
+    for step in range(1000):
+        give_gradients(model, step)
         optimizer.step(1.0)
     for name, value in snapshot(model).items():
-        if name in on_sphere:
+        if name in joint:
+            torch.testing.assert_close(torch.linalg.matrix_norm(value).norm(), start[name].norm(), rtol=1e-6, atol=0)
+        elif name in on_sphere:
             torch.testing.assert_close(torch.linalg.matrix_norm(value), start[name], rtol=1e-6, atol=0)
+
+
+def test_the_step_of_every_matrix_and_expert_is_the_rate_long():
+    """The first one, with directions of its own: W̃ lies η·R from W, and back on the sphere it is the new weight."""
+    train = config(optimizer={"nesterov": False}, **MIXTURE)
+    model, optimizer = make(train)
+    before = snapshot(model)
+    give_gradients(model, 0)
+    gradients = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    optimizer.step(0.5)
+    after = snapshot(model)
+    seen = 0
+    for group in groups(train):
+        for name in group.names if group.rule == "muonh" else ():
+            matrices = zip(*(v[name].view(-1, *v[name].shape[-2:]) for v in (before, after, gradients)), strict=True)
+            for old, new, gradient in matrices:
+                direction = newton_schulz(gradient, dtype=torch.float64)
+                moved = old - 0.5 * group.rate * old.norm() * direction / direction.norm()
+                assert ((moved - old).norm() / old.norm()).item() == pytest.approx(0.5 * 0.03, rel=1e-12)
+                torch.testing.assert_close(new, moved * (old.norm() / moved.norm()), rtol=0, atol=1e-12)
+                seen += 1
+    assert seen == 2 * (5 + 1 + 2 * 7 + 2)  # of each block: attention, router, seven experts, the shared one
 
 
 @pytest.mark.parametrize("name", NAMES)

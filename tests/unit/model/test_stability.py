@@ -56,7 +56,7 @@ def test_zero_logits_have_a_z_of_the_squared_logarithm_of_what_they_spread_over(
             block.attention.query_norm.gain.zero_()
     means = stability.forward_measures(model, data, train, ALONE, step=0, per_batch=12)
     row = stability.rows(stability.gather(means, {}, {}, train, ALONE), train)
-    assert row["stability/router_z"] == pytest.approx(torch.tensor(5.0).log().square().item())
+    assert row["stability/router_z"] == pytest.approx(torch.tensor(11.0).log().square().item())
     seen = torch.arange(1, 17, dtype=torch.float64)  # the keys of each query
     assert row["stability/attention_z/1"] == pytest.approx(seen.log().square().mean().item())
 

@@ -17,6 +17,14 @@ def test_a_plan_asks_the_hub_for_nothing(monkeypatch: pytest.MonkeyPatch):
     assert check_runs([spec], Cluster(), online=False) == ()
 
 
+def test_a_batch_that_falls_into_small_parts_is_noted():
+    mixture = replace(TINY, mlp="moe", top_k=2, sparsity=2)
+    spec = run_spec(model=mixture, batch_tokens=1031 * 32, tokens=1031 * 32)
+    (note,) = check_runs([spec], Cluster())
+    assert note.startswith("a batch of 1031 sequences falls into equal parts of 1 (at most 1024 are wanted): experts")
+    assert check_runs([run_spec(model=mixture)], Cluster()) == ()
+
+
 def test_a_launch_reads_the_start_of_a_stream(tmp_path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     (tmp_path / "train.txt").write_text("too little\n" * 20)

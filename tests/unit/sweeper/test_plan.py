@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 from builders import run_spec
@@ -41,6 +42,18 @@ def test_the_price_is_causal_flops_over_the_devices_throughput():
     flops = model_shape(spec.train.model).flops_per_token_causal * spec.train.tokens
     assert run.gpu_hours == pytest.approx(flops / (1e9 * 0.5) / 3600)
     assert run.flops_causal < run.flops
+
+
+def test_a_mixture_whose_passes_see_parts_of_a_group_pays_for_a_second_forward_pass():
+    mixture = replace(run_spec().train.model, mlp="moe", top_k=2, sparsity=2)
+    spec = run_spec(model=mixture)
+    assert spec.train.aux_sequences > 1
+    (whole,) = plan([spec]).runs
+    (parts,) = make_plan("tiny", [spec], {}, CLUSTER, Execution(micro_batch=1)).runs
+    assert parts.gpu_hours == pytest.approx(4 / 3 * whole.gpu_hours)
+    off = run_spec(model=replace(mixture, aux_weight=0.0))
+    (unbalanced,) = make_plan("tiny", [off], {}, CLUSTER, Execution(micro_batch=1)).runs
+    assert unbalanced.gpu_hours == pytest.approx(whole.gpu_hours)
 
 
 def test_totals_separate_what_is_left_from_the_whole():
