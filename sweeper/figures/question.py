@@ -176,8 +176,20 @@ def _draw(name: str, scene: _Scene) -> Figure | None:
     if name == "joint" and report.joint:
         return plot_joint([(fit, _runs(scene.table, fit)) for fit in report.joint], style=style)
     if name == "stability" and scene.series:
-        return plot_stability(scene.series, colour=scene.colour, style=style)
+        return plot_stability(scene.series, colour=scene.colour or _one_each(scene), style=style)
     return None
+
+
+def _one_each(scene: _Scene) -> str:
+    """The column of the question that tells its runs apart by itself, if one does: a rate of each says less."""
+    return next(
+        (
+            name
+            for name in scene.question.by
+            if len({item.labels.get(name) for item in scene.series}) == len(scene.series) > 1
+        ),
+        "",
+    )
 
 
 def _looks(table: Table, question: Question, report: FitReport) -> Looks:

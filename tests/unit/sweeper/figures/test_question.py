@@ -1,3 +1,4 @@
+import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -5,6 +6,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from sweeper.analysis import fit_question
 from sweeper.errors import FitError, SweeperError
 from sweeper.figures import asked_by, plot_question, round_ticks, save_figure
+from sweeper.series import Series
 from sweeper.spec import Question
 
 TABLE = pd.DataFrame(
@@ -258,3 +260,20 @@ def test_dollar_signs_of_a_user_are_no_mathematics():
     question = Question(figures=("lr", "arms"))
     for figure in plot_question(table, question, fit_question(table, question)).values():
         FigureCanvasAgg(figure).draw()
+
+
+def test_runs_of_one_rate_each_are_told_apart_by_the_question():
+    step = np.arange(1.0, 6)
+    runs = [
+        Series(
+            run_id=str(depth),
+            labels={"arm": "base", "lr_peak": 0.1 / depth, "depth": depth},
+            step=step,
+            metrics={"tokens": 1000 * step, "loss": 5 / step},
+        )
+        for depth in (8, 12)
+    ]
+    table = pd.DataFrame({"arm": "base", "loss": [2.5, 2.3], "lr_peak": [0.02, 0.01], "depth": [8, 12]})
+    question = Question(by=("depth",), laws=(), curves=(), figures=("stability",))
+    drawn = plot_question(table, question, fit_question(table, question), series=runs)
+    assert texts(drawn["stability"]) == ["depth 8", "depth 12"]
