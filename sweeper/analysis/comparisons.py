@@ -1,9 +1,11 @@
 """Arms side by side: what a question's baseline is compared with, and what could not be compared."""
 
-from sweeper.fits.comparison import Comparison, compare_arms
+from sweeper.errors import FitError
+from sweeper.fits.comparison import SEED, Comparison, SeedComparison, compare_arms, compare_seeds
 from sweeper.fits.loss_curve import name_of
 from sweeper.fits.optimum import Optimum, members, settings
 from sweeper.spec import Question
+from sweeper.table import Table, distinct, losses
 
 
 def comparisons_of(question: Question, optima: tuple[Optimum, ...]) -> tuple[list[Comparison], list[str]]:
@@ -28,3 +30,19 @@ def comparisons_of(question: Question, optima: tuple[Optimum, ...]) -> tuple[lis
                 "the two has no optimum there; widen the learning rates or run the same groups"
             )
     return list(rows), warnings
+
+
+def seeds_of(
+    table: Table, question: Question, optima: tuple[Optimum, ...], *, lr: str, loss: str
+) -> tuple[SeedComparison, ...]:
+    """Each arm against the baseline over shared seeds, where runs were repeated with several."""
+    by = tuple(dict.fromkeys((*question.per, *question.by)))
+    if not (question.baseline and question.per and optima) or SEED in by or SEED not in table.columns:
+        return ()
+    if len(distinct(table, SEED)) < 2:
+        return ()
+    runs = losses(table, (*by, SEED), lr=lr, loss=loss)
+    try:
+        return compare_seeds(runs, optima, by=by, per=question.per, baseline=question.baseline)
+    except FitError:  # no seed alone has enough rates
+        return ()

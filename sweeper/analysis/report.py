@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sweeper.analysis.comparisons import comparisons_of
+from sweeper.analysis.comparisons import comparisons_of, seeds_of
 from sweeper.analysis.curves import curve_doubts, fit_curves, fit_leverages
 from sweeper.analysis.laws import column_laws, dependences, off_published, optimum_laws
 from sweeper.analysis.optima import optima_of
 from sweeper.analysis.question import RATES, mixed_columns, mixed_shapes, named_error, rate_of, separate_arms, sides_of
 from sweeper.analysis.surfaces import joints_of, surfaces_of
 from sweeper.errors import FitError, TableError
-from sweeper.fits.comparison import Comparison
+from sweeper.fits.comparison import Comparison, SeedComparison
 from sweeper.fits.dependence import Dependence
 from sweeper.fits.joint import JointFit
 from sweeper.fits.loss_curve import Leverage, LossCurveFit
@@ -53,6 +53,8 @@ class FitReport:
     dependence: tuple[Dependence, ...] = ()
     """What moves the optimum: one row per covariate and setting of `per`."""
     comparisons: tuple[Comparison, ...] = ()
+    seeds: tuple[SeedComparison, ...] = ()
+    """The same over shared seeds, where there are several."""
     """Each arm against the baseline."""
     surfaces: tuple[SurfaceFit, ...] = ()
     joint: tuple[JointFit, ...] = ()
@@ -145,6 +147,7 @@ def fit_question(
         leverage=leverage,
         dependence=dependences(table, optima, rate, question) if optima else (),
         comparisons=tuple(comparisons),
+        seeds=seeds_of(table, question, optima, lr=rate, loss=loss),
         surfaces=tuple(surfaces),
         joint=tuple(joint),
         sensitivity=_sensitivity(runs, by, method, len(optima)) if question.sensitivity and runs is not None else (),

@@ -11,8 +11,9 @@ from scipy.stats import t as student
 
 from sweeper.errors import FitError
 from sweeper.fits.loss_curve import name_of
-from sweeper.fits.losses import Key, Losses
-from sweeper.fits.optimum import LEVEL, Optimum, members, settings
+from sweeper.fits.losses import Key, Losses, groups
+from sweeper.fits.optimum import LEVEL, Optimum, fit_lr_optima, members, settings
+from sweeper.laws.arrays import FloatArray
 from sweeper.typed import did_you_mean
 
 Verdict = Literal["lower", "higher", "no difference", "unknown"]
@@ -104,7 +105,98 @@ def paired_difference(ours: Losses, theirs: Losses, on: tuple[str, ...] = ("seed
             f"no two runs share a learning rate and {', '.join(on) or 'nothing else'}; "
             "repeat both arms with the same seeds and rates"
         )
-    differences = np.array([means[key] - others[key] for key in shared])
+    return _mean_of(np.array([means[key] - others[key] for key in shared]))
+
+
+SEED = "seed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeedComparison:
+    """An arm against the baseline over the seeds that both have: what they share of the noise cancels."""
+
+    arm: str
+    """The values that set the arm apart, in one word."""
+    group: dict[str, Key]
+    """What both share: the group without the columns that set arms apart."""
+    lr: float
+    """The rate of the grid nearest to the baseline's optimum."""
+    at_lr: PairedDifference | None
+    """Of the losses there; None where the arm has no run there."""
+    tuned: PairedDifference | None
+    """Of the losses at each seed's own optima; None where no seed has both."""
+
+
+def compare_seeds(
+    losses: Losses, optima: Iterable[Optimum], *, by: tuple[str, ...], per: tuple[str, ...], baseline: str
+) -> tuple[SeedComparison, ...]:
+    """Each arm against the baseline seed by seed, at the baseline's best rate and each at its own.
+
+    Half of what an arm loses or gains may be an effect of the rate: the two differences tell.
+
+    Args:
+        losses: With the columns `by` and `seed`; nothing is compared where no group has two seeds.
+        optima: Of all seeds together, grouped by `by`; their method fits those of each seed too.
+        by: Columns that tell groups apart, `per` among them.
+        per: Columns that set arms apart.
+        baseline: An arm in one word.
+
+    Raises:
+        FitError: As `fit_lr_optima`.
+    """
+    optima = tuple(optima)
+    if not optima or SEED in by or len(np.unique(losses.column(SEED))) < 2:
+        return ()
+    whole = {tuple(optimum.group.items()): optimum for optimum in optima}
+    alone: dict[tuple[tuple[str, Key], ...], dict[Key, Optimum]] = {}
+    for optimum in fit_lr_optima(losses, (*by, SEED), optima[0].method):
+        rest = {name: value for name, value in optimum.group.items() if name != SEED}
+        alone.setdefault(tuple(rest.items()), {})[optimum.group[SEED]] = optimum
+    runs = {tuple(group.items()): members for group, members in groups(losses, by)}
+    found = []
+    for key, optimum in whole.items():
+        theirs = next((k for k, o in whole.items() if _is_baseline(o, optimum, per, baseline)), None)
+        arm = name_of({name: value for name, value in optimum.group.items() if name in per})
+        if theirs is None or arm == baseline or whole[theirs].lr is None:
+            continue
+        at, same = _at_nearest(runs[key], runs[theirs], whole[theirs].lr)
+        found.append(
+            SeedComparison(
+                arm=arm,
+                group=dict(_shared(optimum, per)),
+                lr=at,
+                at_lr=same,
+                tuned=_tuned(alone.get(key, {}), alone.get(theirs, {})),
+            )
+        )
+    return tuple(one for one in found if one.at_lr or one.tuned)
+
+
+def _is_baseline(one: Optimum, other: Optimum, per: tuple[str, ...], baseline: str) -> bool:
+    """Whether `one` is the baseline's optimum in the group of `other`."""
+    arm = name_of({name: value for name, value in one.group.items() if name in per})
+    return arm == baseline and _shared(one, per) == _shared(other, per)
+
+
+def _at_nearest(ours: Losses, theirs: Losses, lr: float | None) -> tuple[float, PairedDifference | None]:
+    """The rate nearest to `lr` that the baseline was run at, and the difference there."""
+    assert lr is not None  # noqa: S101
+    used = theirs.take(theirs.used)
+    at = float(used.lr[np.argmin(np.abs(np.log(used.lr / lr)))])
+    try:
+        return at, paired_difference(ours.take(ours.lr == at), theirs.take(theirs.lr == at))
+    except FitError:
+        return at, None
+
+
+def _tuned(ours: Mapping[Key, Optimum], theirs: Mapping[Key, Optimum]) -> PairedDifference | None:
+    both = [seed for seed in ours if seed in theirs and ours[seed].settled and theirs[seed].settled]
+    differences = np.array([_values(ours[seed])[0] - _values(theirs[seed])[0] for seed in both])
+    return _mean_of(differences) if both else None
+
+
+def _mean_of(differences: FloatArray) -> PairedDifference:
+    """The mean with Student's interval."""
     mean, pairs = float(differences.mean()), len(differences)
     if pairs == 1:
         return PairedDifference(difference=mean, low=None, high=None, pairs=1)

@@ -372,7 +372,34 @@ def _comparisons(report: FitReport, question: Question) -> Html | None:
         f"Each arm at its own best learning rate against {question.baseline or 'the baseline'} at its own. A negative "
         "ΔL is better."
     )
-    return _table(report.comparisons, "comparisons", "Comparisons", lead=lead)
+    return join(_table(report.comparisons, "comparisons", "Comparisons", lead=lead), _seeds(report)) or None
+
+
+def _seeds(report: FitReport) -> Html | None:
+    """The differences over shared seeds, at the baseline's best rate and at each arm's own."""
+    if not report.seeds:
+        return None
+    names = (
+        "arm",
+        *report.seeds[0].group,
+        "lr",
+        *(f"ΔL {at}{end}" for at in ("there", "tuned") for end in ENDS),
+        "seeds",
+    )
+    heads = [results_column(name) for name in names]
+    rows = []
+    for one in report.seeds:
+        found = [(d.difference, d.low, d.high) if d else (None,) * 3 for d in (one.at_lr, one.tuned)]
+        pairs = max(d.pairs for d in (one.at_lr, one.tuned) if d)
+        values = (one.arm, *one.group.values(), one.lr, *found[0], *found[1], pairs)
+        rows.append({h: cell_of(v, form_of(h.name)) for h, v in zip(heads, values, strict=True)})
+    lead = "Over the seeds that both have: at the rate nearest to the baseline's best, and with each seed's own optima."
+    return join(
+        tag("h3", "Shared seeds"), _lead(lead), render_grid(make_grid(rows, keep=names), "seeds-table", "Shared seeds")
+    )
+
+
+ENDS = ("", " low", " high")
 
 
 def _surfaces(report: FitReport) -> Html | None:
@@ -409,7 +436,7 @@ def _published(report: FitReport) -> Html | None:
     return join(*parts)
 
 
-SHOWN = frozenset({*DATA_OF.values(), "dependence", "leverage", "left_out", "published"})
+SHOWN = frozenset({*DATA_OF.values(), "dependence", "leverage", "left_out", "published", "seeds"})
 """Fields of a `FitReport` that have a section of their own."""
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from sweeper.analysis import FitReport
-from sweeper.fits.comparison import Comparison
+from sweeper.fits.comparison import Comparison, PairedDifference, SeedComparison
 from sweeper.fits.dependence import Dependence
 from sweeper.fits.joint import JointFit
 from sweeper.fits.loss_curve import Leverage, LossCurveFit
@@ -46,6 +46,8 @@ def print_fit(report: FitReport, title: str, note: str = "", rows: int = 40) -> 
         _print_leverage(report.leverage)
     if report.comparisons:
         _print_comparisons(report.comparisons)
+    if report.seeds:
+        _print_seeds(report.seeds)
     if report.surfaces:
         _print_surfaces(report.surfaces)
     if report.joint:
@@ -172,6 +174,31 @@ def _print_comparisons(rows: Sequence[Comparison]) -> None:
         )
     show(made)
     console.print()
+
+
+def _print_seeds(rows: Sequence[SeedComparison]) -> None:
+    made = table("Against the baseline over shared seeds")
+    names = list(rows[0].group)
+    for name in ["arm", *names, "at rate", "loss there", "90 % interval", "each tuned", "90 % interval", "seeds"]:
+        made.add_column(name, justify="left" if name == "arm" else "right")
+    for row in rows:
+        pairs = max(found.pairs for found in (row.at_lr, row.tuned) if found)
+        made.add_row(
+            row.arm,
+            *(axis_value(row.group[name]) for name in names),
+            rate(row.lr),
+            *_difference(row.at_lr),
+            *_difference(row.tuned),
+            str(pairs),
+        )
+    show(made)
+    console.print()
+
+
+def _difference(found: PairedDifference | None) -> tuple[str, str]:
+    if found is None:
+        return "–", "–"
+    return f"{found.difference:+.4f}", interval(found.low, found.high, "{:+.4f}")
 
 
 def _print_surfaces(surfaces: Sequence[SurfaceFit]) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sweeper.errors import FitError
-from sweeper.fits.comparison import compare_arms, paired_difference
+from sweeper.fits.comparison import compare_arms, compare_seeds, paired_difference
 from sweeper.fits.losses import make_losses
 from sweeper.fits.optimum import Optimum, fit_lr_optima
 
@@ -132,3 +132,44 @@ def test_what_cannot_be_compared_is_refused_in_one_sentence():
         paired_difference(
             make_losses([0.01], [2.5], covariates={"seed": [0]}), make_losses([0.02], [2.5], covariates={"seed": [0]})
         )
+
+
+def seeded(effect, seeds=4, shared=0.05, own=0.001):
+    """Two arms over five rates and some seeds, whose losses share most of their noise."""
+    rng = np.random.default_rng(1)
+    rates, noise = np.geomspace(0.005, 0.08, 5), shared * rng.standard_normal(seeds)
+    rows = [
+        (arm, seed, lr, 2.5 + gain + noise[seed] + 0.1 * np.log(lr / best) ** 2 + own * rng.standard_normal())
+        for arm, gain, best in (("base", 0.0, 0.02), ("new", effect, 0.025))
+        for seed in range(seeds)
+        for lr in rates
+    ]
+    arms, seed, lr, loss = zip(*rows, strict=True)
+    return make_losses(lr, loss, covariates={"seed": seed}, labels={"arm": arms})
+
+
+def test_shared_seeds_show_what_optima_alone_hide():
+    runs = seeded(effect=0.01)
+    optima = fit_lr_optima(runs, ("arm",))
+    (alone,) = compare_arms(optima, per=("arm",), baseline="base")
+    assert alone.verdict == "no difference"
+    (found,) = compare_seeds(runs, optima, by=("arm",), per=("arm",), baseline="base")
+    assert (found.arm, found.group, found.lr) == ("new", {}, pytest.approx(0.02))
+    assert found.tuned.pairs == found.at_lr.pairs == 4
+    assert found.tuned.low < 0.01 < found.tuned.high
+    assert found.tuned.low > 0
+    # At the baseline's best rate the arm is off its own by a quarter of an e-fold.
+    assert found.at_lr.difference == pytest.approx(0.01 + 0.1 * np.log(0.02 / 0.025) ** 2, abs=0.003)
+
+
+def test_one_seed_alone_is_no_comparison():
+    runs = seeded(effect=0.01, seeds=1)
+    assert compare_seeds(runs, fit_lr_optima(runs, ("arm",)), by=("arm",), per=("arm",), baseline="base") == ()
+
+
+def test_rates_that_an_arm_lacks_leave_the_tuned_difference():
+    runs = seeded(effect=0.01)
+    runs = runs.take(~((runs.labels["arm"] == "new") & np.isclose(runs.lr, 0.02)))
+    (found,) = compare_seeds(runs, fit_lr_optima(runs, ("arm",)), by=("arm",), per=("arm",), baseline="base")
+    assert found.at_lr is None
+    assert found.tuned.pairs == 4
