@@ -70,6 +70,7 @@ golden: setup ## Rewrite the golden files; review the difference before committi
 
 bench: setup ## Benchmarks of tests/benchmarks; BENCH_JSON=FILE also writes their numbers
 	@shopt -s nullglob; found=(tests/benchmarks/*.py); \
+	if [ -n '$(BENCH_FLAGS)' ]; then found=($$(grep -l -- '"--device"' "$${found[@]}")); fi; \
 	if [ $${#found[@]} -eq 0 ]; then echo "bench: tests/benchmarks holds no benchmark yet, so nothing ran"; fi; \
 	for script in "$${found[@]}"; do $(BIN)/python "$$script" $(BENCH_FLAGS) $${BENCH_JSON:+--json "$$BENCH_JSON"} || exit $$?; done
 
