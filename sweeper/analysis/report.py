@@ -128,7 +128,8 @@ def fit_question(
     comparisons, uncompared = comparisons_of(question, optima)
     if failed and not (optima or made or curves or surfaces or joint):
         raise failed[0]
-    compared = bool(question.curves) or not comparisons  # without a curve it may be about losses and rates alone
+    # Without a curve it may be about losses and rates alone.
+    compared = bool(question.curves) or not (comparisons or uncompared)
     leverage = fit_leverages(table, question, optima, curves) if question.baseline and compared else ()
     warnings += [*map(str, failed), *unfitted, *unjoined, *uncompared]
     warnings += [warning for surface in surfaces for warning in _of(surface)]

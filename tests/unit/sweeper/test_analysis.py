@@ -95,6 +95,14 @@ def test_a_table_of_finished_optima_is_fitted_directly():
     assert [law.b for law in report.laws] == pytest.approx([np.log2(0.8)] * 2)
 
 
+def test_arms_without_a_settled_optimum_are_a_warning_and_no_error():
+    table = pd.concat([sweep_table().assign(arm="a"), sweep_table().assign(arm="b")])
+    rising = table[table.lr_peak <= sorted(table.lr_peak.unique())[2]]
+    report = fit_question(rising, Question(by=("tokens",), per=("arm",), laws=(), curves=(), baseline="a"))
+    assert report.comparisons == report.leverage == ()
+    assert any("are not compared with a" in warning for warning in report.warnings)
+
+
 def test_what_cannot_be_answered_is_one_sentence():
     table = sweep_table()
     with pytest.raises(FitError, match="cannot read the law"):
