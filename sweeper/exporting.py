@@ -11,6 +11,8 @@ from sweeper.errors import DiskError, SweeperError
 from sweeper.records import SweepFolder, read_record, read_spec
 from sweeper.spec import RunSpec
 
+__all__ = ["Dtype", "Exported", "Format", "export_run"]
+
 
 def export_run(
     folder: SweepFolder,

@@ -36,8 +36,7 @@ def export(
     Example: sweeper export quickstart 3fa91b07 --format hf
     """
     try:
-        from model.export import Dtype, Format
-        from sweeper.exporting import export_run
+        from sweeper.exporting import Dtype, Format, export_run
     except ModuleNotFoundError as error:
         hint = "pip install 'sweeper-lm[train]'"
         raise SweeperError(f"exporting needs {error.name}, which is not installed here; {hint}") from error

@@ -232,10 +232,13 @@ def _parabola(group: dict[str, Key], used: Losses, excluded: int) -> Optimum:
     x = np.log(used.lr)
     centre = float(x.mean())
     basis = np.vander(x - centre, 3)
-    coefficients, *_ = np.linalg.lstsq(basis, used.loss, rcond=None)
+    # In units of a power of two, which rounds nothing, so that no square is beyond the floats.
+    _, unit = math.frexp(float(np.abs(used.loss).max()))
+    y = np.ldexp(used.loss, -unit)
+    coefficients, *_ = np.linalg.lstsq(basis, y, rcond=None)
     a, b, c = (float(value) for value in coefficients)
-    residual = used.loss - basis @ coefficients
-    total = float(np.sum((used.loss - used.loss.mean()) ** 2))
+    residual = y - basis @ coefficients
+    total = float(np.sum((y - y.mean()) ** 2))
     r2 = 1 - float(residual @ residual) / total if total > 0 else 0.0
     if a <= 0 or r2 <= MIN_R2:
         return _on_grid(group, used, excluded, "parabola", "argmin", r2)
@@ -248,12 +251,12 @@ def _parabola(group: dict[str, Key], used: Losses, excluded: int) -> Optimum:
         lr=math.exp(centre + vertex),
         lr_low=None if low is None else math.exp(centre + low),
         lr_high=None if high is None else math.exp(centre + high),
-        loss=c - b**2 / (4 * a),
+        loss=float(np.ldexp(c - b**2 / (4 * a), unit)),
         method="parabola",
         status="ok",
         points=used.lr.size,
         excluded=excluded,
-        curvature=a,
+        curvature=float(np.ldexp(a, unit)),
         skew=0.0,
         r2=r2,
     )

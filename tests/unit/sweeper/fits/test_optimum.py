@@ -143,3 +143,10 @@ def test_a_run_that_all_but_diverged_moves_no_optimum(loss):
     (alone,) = fit_lr_optima(one_group(lr, valley))
     (beside,) = fit_lr_optima(one_group([*lr, 0.08], [*valley, loss]))
     assert abs(math.log2(beside.lr / alone.lr)) < 0.05
+
+
+def test_a_parabola_knows_no_unit_of_the_loss():
+    rates, heights = [0.005, 0.01, 0.02, 0.04], np.array([2.61, 2.5, 2.502, 2.6])
+    plain, huge = (fit_lr_optima(make_losses(rates, scale * heights), (), "parabola")[0] for scale in (1.0, 1e250))
+    assert (huge.lr, huge.lr_low, huge.lr_high) == pytest.approx((plain.lr, plain.lr_low, plain.lr_high))
+    assert huge.loss == pytest.approx(1e250 * plain.loss)
