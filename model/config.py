@@ -31,6 +31,9 @@ class VectorsConfig:
 
     enabled: bool = True
     """Whether norms have a γ at all."""
+    keep_final: bool = False
+    """Whether the last norm has one even then: on the sphere, where the head's norm is fixed, it alone makes logits
+    large."""
     hetero: bool = False
     """Heterogeneity: a γ of its own for each map that reads a pre-norm, the queries', keys', values' and headwise
     gate's, the MLP's gate and up, and the router's."""
@@ -62,11 +65,12 @@ class VectorsConfig:
     has more tokens than the map has outputs."""
 
     def __post_init__(self) -> None:
-        others = (one for one in fields(self) if one.name not in ("enabled", "fold"))
+        others = (one for one in fields(self) if one.name not in ("enabled", "keep_final", "fold"))
         check(
             self.enabled or all(getattr(self, one.name) == one.default for one in others),
             "vectors.enabled=false leaves no scale vectors to set up; leave the other settings of vectors out",
         )
+        check(not (self.enabled and self.keep_final), "vectors.keep_final needs vectors.enabled=false; leave it out")
         check(
             self.wd_input >= 0 and self.wd_output >= 0,
             f"wd_input and wd_output are multiples of the weight decay, at least 0; got {self.wd_input:g} and "

@@ -115,7 +115,8 @@ def _parameters(config: ModelConfig) -> Iterator[Parameter]:
         else:
             yield from _mixture(f"{block}.mlp", config)
         yield from _post_norm(f"{block}.mlp_post_norm", config)
-    yield from _vector("final_norm", (config.width,), config.vectors.final_class, config)
+    if config.vectors.enabled or config.vectors.keep_final:
+        yield from _vector("final_norm", (config.width,), config.vectors.final_class, config)
     yield Parameter(name="head", shape=table, role="head", init=Init(kind="normal", scale=config.head_std))
 
 
@@ -133,7 +134,7 @@ def _attention(prefix: str, config: ModelConfig) -> Iterator[Parameter]:
     if config.headwise_gate:
         yield _matrix(f"{prefix}.gate", config.query_heads, config.width, counted=False)
         yield from _inner(f"{prefix}.gate", config)
-    if config.has_qk_norm:
+    if config.vectors.enabled and config.has_qk_norm:
         yield from _vector(f"{prefix}.query_norm", head, "output", config)
         yield from _vector(f"{prefix}.key_norm", head, "output", config)
     yield _matrix(f"{prefix}.output", config.width, inner)
@@ -171,12 +172,12 @@ def _matrix(
 
 
 def _pre_norm(name: str, config: ModelConfig) -> Iterator[Parameter]:
-    if not config.vectors.hetero:
+    if config.vectors.enabled and not config.vectors.hetero:
         yield from _vector(name, (config.width,), "input", config)
 
 
 def _post_norm(name: str, config: ModelConfig) -> Iterator[Parameter]:
-    if config.sandwich_norm:
+    if config.vectors.enabled and config.sandwich_norm:
         yield from _vector(name, (config.width,), "output", config)
 
 
@@ -203,8 +204,6 @@ def _vector(
     name: str, shape: tuple[int, ...], norm_class: NormClass, config: ModelConfig, *, plain: bool = False
 ) -> Iterator[Parameter]:
     """The parts of one scale vector over the last dimension; β is a number for each vector."""
-    if not config.vectors.enabled:
-        return
     for part, init in PARTS["plain" if plain else config.vectors.reparam].items():
         yield Parameter(
             name=f"{name}.{part}",

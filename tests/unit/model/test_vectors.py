@@ -95,6 +95,13 @@ class TestTheModel:
         assert not [p for p in parameters(config) if p.role == "vector"]
         torch.testing.assert_close(build(config)(TOKENS), build(model)(TOKENS), rtol=0, atol=1e-12)
 
+    def test_the_last_norm_may_keep_its_vector_alone(self):
+        config = replace(DENSE, vectors=VectorsConfig(enabled=False, keep_final=True))
+        assert [p.name for p in parameters(config) if p.role == "vector"] == ["final_norm.gain"]
+        assert set(dict(build(config).named_parameters())) == {p.name for p in parameters(config)}
+        with pytest.raises(ValueError, match="keep_final needs vectors.enabled=false"):
+            VectorsConfig(keep_final=True)
+
     def test_a_sandwich_norms_what_a_branch_adds(self):
         block = build(replace(DENSE, sandwich_norm=True)).blocks[0]
         assert block.attention_post_norm is not None
