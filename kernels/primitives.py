@@ -4,6 +4,7 @@
 this is a module of its own so that importing the package `kernels` needs no torch.
 """
 
+from kernels.gram import newton_schulz
 from kernels.grouped import grouped_linear
 from kernels.reference import (
     causal_logsumexp,
@@ -11,7 +12,6 @@ from kernels.reference import (
     joint_radius,
     linear,
     matrix_radius,
-    newton_schulz,
     rms_norm,
     sphere_step,
 )

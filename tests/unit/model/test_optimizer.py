@@ -1,9 +1,11 @@
 import math
 
 import pytest
+import ranks
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from kernels import gram
 from kernels.primitives import cross_entropy
 from kernels.reference import NEWTON_SCHULZ, newton_schulz
 from model.config import (
@@ -316,3 +318,16 @@ def test_each_rule_lowers_the_loss_on_a_short_text(name, hidden, model):
         losses.append(loss.item())
     # A head on its sphere of radius 0.02·√(V·D) gives small logits at this width: only the final gain can raise them.
     assert losses[-1] < 0.8 * losses[0]
+
+
+def test_training_on_the_gram_matrix_is_training_by_the_reference(tmp_path, monkeypatch):
+    """The tolerances of the layouts: 1e-8 over a run in float64, 1e-5 over the first steps in float32."""
+    for float64, steps, rel in ((True, 10, 1e-8), (False, 5, 1e-5)):
+        train = ranks.config(ranks.DENSE, steps=steps, float64=float64)
+        found = []
+        for name, function in (("gram", gram.newton_schulz), ("reference", newton_schulz)):
+            monkeypatch.setattr("model.optimizer.newton_schulz", function)
+            case = ranks.Case(folder=tmp_path / f"{name}-{float64}", config=train, execution={})
+            found.append(ranks.train_alone(case).losses)
+        assert found[0] == pytest.approx(found[1], rel=rel)
+        assert float64 or found[0] != found[1]

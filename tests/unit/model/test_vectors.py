@@ -99,7 +99,7 @@ class TestTheModel:
         config = replace(DENSE, vectors=VectorsConfig(enabled=False, keep_final=True))
         assert [p.name for p in parameters(config) if p.role == "vector"] == ["final_norm.gain"]
         assert set(dict(build(config).named_parameters())) == {p.name for p in parameters(config)}
-        with pytest.raises(ValueError, match="keep_final needs vectors.enabled=false"):
+        with pytest.raises(ValueError, match=r"keep_final needs vectors\.enabled=false"):
             VectorsConfig(keep_final=True)
 
     def test_a_sandwich_norms_what_a_branch_adds(self):
