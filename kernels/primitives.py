@@ -4,6 +4,7 @@
 this is a module of its own so that importing the package `kernels` needs no torch.
 """
 
+from kernels.chunked import linear_cross_entropy
 from kernels.gram import newton_schulz
 from kernels.grouped import grouped_linear
 from kernels.reference import (
@@ -22,6 +23,7 @@ __all__ = [
     "grouped_linear",
     "joint_radius",
     "linear",
+    "linear_cross_entropy",
     "matrix_radius",
     "newton_schulz",
     "rms_norm",

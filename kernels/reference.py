@@ -122,6 +122,19 @@ def cross_entropy(logits: Tensor, targets: Tensor, reduction: Literal["mean", "n
     return loss if reduction == "mean" else loss.reshape(targets.shape)
 
 
+def linear_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor, multiplier: float = 1.0) -> Tensor:
+    """Mean next-token cross-entropy of the logits multiplier · x Wᵀ, 0-d, in float32 or better.
+
+    Args:
+        x: Shape (…, width); logits are computed in its precision.
+        weight: Shape (vocab, width).
+        targets: Token ids, shape (…).
+        multiplier: Of the logits.
+    """
+    logits = linear(x, weight)
+    return cross_entropy(logits if multiplier == 1 else logits * multiplier, targets)
+
+
 def linear(x: Tensor, weight: Tensor) -> Tensor:
     """x Wᵀ in the precision of `x`: the only linear map of the model.
 

@@ -91,7 +91,13 @@ def memory_bytes(
     kept = b * (2 * held.weights + held.state)
     if train.precision == "bfloat16":
         kept += 2 * model_shape(train.model).params_total
-    one_pass = sequences * train.model.context * activation_bytes(train.model, train.precision)
+    tokens = sequences * train.model.context
+    logits, vocab = logit_bytes(train.model, train.precision), train.model.vocab
+    one_pass = tokens * (activation_bytes(train.model, train.precision) - logits)
+    if tokens * vocab < 2 * CHUNK_LOGITS:
+        one_pass += tokens * logits
+    else:  # a chunk of them, the gradients of what makes them, and the head's copy in a lower precision
+        one_pass += CHUNK_LOGITS // vocab * logits + (tokens + vocab) * train.model.width * b
     if shards > 1:
         one_pass += b * (2 * held.root + 5 * held.block)
     update = 6 * b * held.stack
@@ -139,6 +145,16 @@ def checkpoint_bytes(train: TrainConfig, *, keep_final: bool) -> CheckpointBytes
     return CheckpointBytes(one=one, peak=(CHECKPOINTS_KEPT + 1) * one, kept=final if keep_final else 0)
 
 
+CHUNK_LOGITS = 2**26
+"""Logits that are held at once where there are twice as many: `kernels.chunked`."""
+
+
+def logit_bytes(config: ModelConfig, precision: Literal["float64", "float32", "bfloat16"]) -> int:
+    """Bytes per token of the logits, their logarithm and their gradient."""
+    a, b = {"float64": (8, 8), "float32": (4, 4), "bfloat16": (2, 4)}[precision]
+    return config.vocab * (a + 2 * b + (b if a < b else 0))
+
+
 @lru_cache(maxsize=4096)
 def activation_bytes(config: ModelConfig, precision: Literal["float64", "float32", "bfloat16"]) -> int:
     """Bytes per token that a forward pass keeps for the backward pass, and the logits.
@@ -168,9 +184,8 @@ def activation_bytes(config: ModelConfig, precision: Literal["float64", "float32
     mlp = (4 * a + 2 * after) * config.mlp_ratio * width + 2 * apart
     if config.mlp == "moe":
         mlp += 2 * a * config.routed_top_k * width
-    logits = config.vocab * (a + 2 * b + (b if a < b else 0))
     norms = 4 if config.sandwich_norm else 2
-    return config.depth * (norms * norm + attention + mlp) + norm + logits
+    return config.depth * (norms * norm + attention + mlp) + norm + logit_bytes(config, precision)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,6 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from kernels.primitives import cross_entropy
 from model import stability
 from model.checkpoint import Found, newest_checkpoint, read_checkpoint
 from model.config import Execution, TrainConfig
@@ -391,8 +390,7 @@ def _step(run: _Run, step: int) -> _Step:
         inputs_BT = inputs_BT.to(run.world.device, non_blocking=True)
         reduce_across_copies(run.model, layout, now=rows.stop == run.rows.stop)
         with exchanging(run.world):
-            logits_BTV, balance = _passed(run, inputs_BT, rows, load)
-            mean = cross_entropy(logits_BTV, targets_BT.to(run.world.device, non_blocking=True))
+            mean, balance = _passed(run, inputs_BT, targets_BT.to(run.world.device, non_blocking=True), rows, load)
             minimised = mean if balance is None else mean + config.model.aux_weight * balance
             torch.autograd.backward(minimised * (len(rows) / len(run.rows)))
         loss += mean.detach() * (len(rows) / config.batch_sequences)
@@ -410,15 +408,17 @@ def _step(run: _Run, step: int) -> _Step:
     )
 
 
-def _passed(run: _Run, inputs_BT: Tensor, rows: range, load: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """The logits of a pass over these rows of the batch, and the balance of its experts summed over layers, if any."""
+def _passed(
+    run: _Run, inputs_BT: Tensor, targets_BT: Tensor, rows: range, load: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """The mean loss over these rows of the batch, and the balance of their experts summed over layers, if any."""
     config = run.config
     if not config.balances:
-        return run.model(inputs_BT), None
+        return run.model(inputs_BT, targets_BT=targets_BT), None
     context = config.model.context
     watch = Watch(group_tokens=config.aux_sequences * context, start=rows.start * context, load=load)
-    logits_BTV, seen = run.model(inputs_BT, watch)
-    return logits_BTV, seen["balance"].sum().to(torch.promote_types(logits_BTV.dtype, torch.float32))
+    mean, seen = run.model(inputs_BT, watch, targets_BT)
+    return mean, seen["balance"].sum().to(mean.dtype)
 
 
 def _load(run: _Run, step: int) -> Tensor | None:
@@ -547,13 +547,14 @@ def _validate(run: _Run, caller: _Caller, step: int, speed: float) -> float:
     # Ranks that share a copy of the model gather it together: who has fewer batches passes another one, uncounted.
     turns = math.ceil(math.ceil(sequences / world.size) / per_batch)
     idle_BT = torch.zeros(1, run.config.model.context, dtype=torch.long)
-    batches = islice(chain(run.data.validation(sequences, per_batch, start, stop), repeat((idle_BT, None))), turns)
+    counted = ((*pair, len(pair[0])) for pair in run.data.validation(sequences, per_batch, start, stop))
     total = torch.zeros((), dtype=torch.float64, device=world.device)
-    for inputs_BT, targets_BT in batches:
+    for inputs_BT, targets_BT, count in islice(chain(counted, repeat((idle_BT, idle_BT, 0))), turns):
+        inputs_BT, targets_BT = (part.to(world.device, non_blocking=True) for part in (inputs_BT, targets_BT))
         with exchanging(world):
-            logits_BTV = run.model(inputs_BT.to(world.device, non_blocking=True))
-        if targets_BT is not None:
-            total += cross_entropy(logits_BTV, targets_BT.to(world.device, non_blocking=True)) * len(targets_BT)
+            mean = run.model(inputs_BT, targets_BT=targets_BT)
+        if count:
+            total += mean * count
         caller.alive(step)
         if world.leads:
             caller.observer.progress(0, step, run.config.steps, speed)

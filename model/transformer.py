@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kernels.primitives import linear
+from kernels.primitives import linear, linear_cross_entropy
 from model.attention import Attention, rotary
 from model.config import ModelConfig, Rates
 from model.mlp import Mlp
@@ -112,11 +112,18 @@ class Transformer(nn.Module):
             self.register_buffer(name, angles.to(dtype), persistent=False)
 
     @overload
-    def forward(self, tokens_BT: Tensor) -> Tensor: ...
+    def forward(self, tokens_BT: Tensor, *, targets_BT: Tensor | None = None) -> Tensor: ...
     @overload
-    def forward(self, tokens_BT: Tensor, watch: Watch) -> tuple[Tensor, dict[str, Tensor]]: ...
-    def forward(self, tokens_BT: Tensor, watch: Watch | None = None) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
-        """The logits, shape (B, T, V); with `watch`, also what it asks for, by name, each stacked over the layers."""
+    def forward(
+        self, tokens_BT: Tensor, watch: Watch, targets_BT: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]: ...
+    def forward(
+        self, tokens_BT: Tensor, watch: Watch | None = None, targets_BT: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+        """The logits, shape (B, T, V), or with `targets_BT` their mean cross-entropy, 0-d, in float32 or better.
+
+        With `watch`, also what it asks for, by name, each stacked over the layers.
+        """
         length = tokens_BT.shape[-1]
         cos_TK, sin_TK = self.cos_TK[:length], self.sin_TK[:length]
         x_BTD = F.embedding(tokens_BT, self.embedding)
@@ -124,12 +131,16 @@ class Transformer(nn.Module):
         for block in self.blocks:
             x_BTD, seen = block(x_BTD, cos_TK, sin_TK, watch)
             layers.append(seen)
-        logits_BTV = linear(self.final_norm(x_BTD), self.head)
-        if self.logit_multiplier != 1:
-            logits_BTV = logits_BTV * self.logit_multiplier
+        x_BTD = self.final_norm(x_BTD)
+        if targets_BT is not None:
+            result = linear_cross_entropy(x_BTD, self.head, targets_BT, self.logit_multiplier)
+        else:
+            result = linear(x_BTD, self.head)
+            if self.logit_multiplier != 1:
+                result = result * self.logit_multiplier
         if watch is None:
-            return logits_BTV
-        return logits_BTV, {name: torch.stack([seen[name] for seen in layers]) for name in layers[0]}
+            return result
+        return result, {name: torch.stack([seen[name] for seen in layers]) for name in layers[0]}
 
 
 OUTLIER_STD = 5.0

@@ -322,7 +322,7 @@ def test_each_rule_lowers_the_loss_on_a_short_text(name, hidden, model):
 
 def test_training_on_the_gram_matrix_is_training_by_the_reference(tmp_path, monkeypatch):
     """The tolerances of the layouts: 1e-8 over a run in float64, 1e-5 over the first steps in float32."""
-    for float64, steps, rel in ((True, 10, 1e-8), (False, 5, 1e-5)):
+    for float64, steps, rel in ((True, 10, 1e-8), (False, 20, 1e-5)):
         train = ranks.config(ranks.DENSE, steps=steps, float64=float64)
         found = []
         for name, function in (("gram", gram.newton_schulz), ("reference", newton_schulz)):

@@ -16,7 +16,7 @@ from model.config import (
 )
 from model.optimizer import make_optimizer
 from model.parameters import parameters
-from model.shape import activation_bytes, memory_bytes, model_shape
+from model.shape import activation_bytes, logit_bytes, memory_bytes, model_shape
 from model.transformer import Transformer
 
 SMALL = {"width": 64, "depth": 2, "head_size": 16, "kv_heads": 2, "vocab": 256, "context": 64}
@@ -95,6 +95,15 @@ def test_smaller_micro_batches_and_more_processes_need_less_memory_each():
     assert memory_bytes(run, micro_batch=4, processes=1) < whole
     assert memory_bytes(run, micro_batch=0, processes=4) < whole
     assert memory_bytes(run, micro_batch=0, processes=1) == memory_bytes(run, micro_batch=16, processes=1)
+
+
+def test_logits_take_no_more_than_a_chunk():
+    """32,000 words and a batch of 32,768 tokens: 4 GiB of float32 logits alone, were they whole."""
+    run = replace(train(vocab=32_000, context=4096), batch_tokens=32_768, precision="bfloat16")
+    two, one = (memory_bytes(run, micro_batch=n, processes=1) for n in (8, 4))
+    tokens = 4 * 4096
+    per_token = activation_bytes(run.model, run.precision) - logit_bytes(run.model, run.precision)
+    assert two - one == tokens * (per_token + 4 * run.model.width)
 
 
 def test_float64_needs_twice_the_memory_of_float32():

@@ -369,8 +369,9 @@ def test_training_goes_on_when_no_checkpoint_can_be_written(tmp_path, background
     assert outcome.loss == whole.loss
     assert [row["step"] for row in rest] == list(range(6, 21))
     assert len(recorder.notes) == 14 if not background else recorder.notes
-    assert recorder.notes[0].startswith("the checkpoint of step 6 could not be written to")
-    assert recorder.notes[0].endswith("(File too large); the newest one is of step 5")
+    first = next(note for note in recorder.notes if "takes longer" not in note)  # of a busy machine
+    assert first.startswith("the checkpoint of step 6 could not be written to")
+    assert first.endswith("(File too large); the newest one is of step 5")
 
 
 def test_checkpoints_are_tried_again_when_the_disk_has_room_again(tmp_path):
