@@ -103,7 +103,9 @@ def plot_lr_sweep(
             below = place + (columns or len(panels)) >= len(panels)
             axes.set_xlabel(label(lr_name) if below else "")
             axes.tick_params(labelbottom=below)
-            axes.set_ylabel(label(loss_name) if place == 0 and not grid else "")
+            # Four panels of a page are too low for it in one line.
+            name = label(loss_name).replace(" (", "\n(") if len(panels) > 3 else label(loss_name)
+            axes.set_ylabel(name if place == 0 and not grid else "")
             axes.tick_params(labelleft=not alike or place == 0)
         ordered = [key for key in looks.groups if tuple(key.values()) in entries]
         named = thinned(ordered, LEGEND_MOST)
