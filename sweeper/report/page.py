@@ -14,6 +14,7 @@ from typing import Any
 import sweeper
 from sweeper.analysis import FitReport, SuggestedRuns
 from sweeper.figures import FIGURES
+from sweeper.fits.comparison import PairedDifference
 from sweeper.fits.prediction import LrPrediction
 from sweeper.report.cells import Column, cell_of, form_of
 from sweeper.report.html import Html, join, tag
@@ -379,19 +380,13 @@ def _seeds(report: FitReport) -> Html | None:
     """The differences over shared seeds, at the baseline's best rate and at each arm's own."""
     if not report.seeds:
         return None
-    names = (
-        "arm",
-        *report.seeds[0].group,
-        "lr",
-        *(f"ΔL {at}{end}" for at in ("there", "tuned") for end in ENDS),
-        "seeds",
-    )
+    names = ("arm", *report.seeds[0].group, "lr", *(name for at in ("there", "tuned") for name in _about(at)), "seeds")
     heads = [results_column(name) for name in names]
     rows = []
     for one in report.seeds:
-        found = [(d.difference, d.low, d.high) if d else (None,) * 3 for d in (one.at_lr, one.tuned)]
-        pairs = max(d.pairs for d in (one.at_lr, one.tuned) if d)
-        values = (one.arm, *one.group.values(), one.lr, *found[0], *found[1], pairs)
+        both = (one.at_lr, one.tuned)
+        pairs = max(found.pairs for found in both if found)
+        values = (one.arm, *one.group.values(), one.lr, *(text for found in both for text in _seen(found)), pairs)
         rows.append({h: cell_of(v, form_of(h.name)) for h, v in zip(heads, values, strict=True)})
     lead = "Over the seeds that both have: at the rate nearest to the baseline's best, and with each seed's own optima."
     return join(
@@ -399,7 +394,16 @@ def _seeds(report: FitReport) -> Html | None:
     )
 
 
-ENDS = ("", " low", " high")
+def _about(at: str) -> tuple[str, str]:
+    return f"ΔL {at}", f"90 % interval {at}"
+
+
+def _seen(found: PairedDifference | None) -> tuple[str, str]:
+    """A difference and its interval as people read them."""
+    if found is None:
+        return "–", "–"
+    ends = "–" if found.low is None or found.high is None else f"{found.low:+.4f} to {found.high:+.4f}"
+    return f"{found.difference:+.4f}", ends
 
 
 def _surfaces(report: FitReport) -> Html | None:

@@ -238,6 +238,18 @@ def _any(kind, **given):
     return kind(**{field.name: given.get(field.name, 0.5) for field in fields(kind)})
 
 
+def test_differences_over_shared_seeds_stand_below_the_comparisons():
+    seeded = [
+        sweep_table(budgets=1).iloc[:5].assign(arm=arm, seed=seed, loss=lambda t, g=gain + noise: t.loss + g)
+        for seed, noise in enumerate((0.0, 0.3, -0.2))
+        for arm, gain in (("base", 0.0), ("new", -0.015))
+    ]
+    question = Question(by=("tokens",), per=("arm",), laws=(), curves=(), baseline="base")
+    text = page(material(pd.concat(seeded, ignore_index=True), question)).text
+    assert text.index("Comparisons") < text.index("Shared seeds")
+    assert text.count("-0.0150 to -0.0150") == 2
+
+
 def test_a_tag_escapes_what_is_no_markup():
     assert tag("a", "<&>", tag("b", '"'), title='"<') == '<a title="&quot;&lt;">&lt;&amp;&gt;<b>&quot;</b></a>'
     assert join(None, 1, [" < ", None]) == "1 &lt; "
