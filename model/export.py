@@ -238,12 +238,13 @@ def write_native(
     write_weights(weights, {**about, "model": asdict(config), **multipliers}, folder)
 
 
-def read_native(folder: Path, *, dtype: torch.dtype = torch.float32) -> Transformer:
+def read_native(folder: Path | str, *, dtype: torch.dtype = torch.float32) -> Transformer:
     """The model that `write_native` wrote; `model(tokens)` gives its logits.
 
     Raises:
         OSError: A file is missing or cannot be read.
     """
+    folder = Path(folder)
     described = json.loads((folder / "config.json").read_text())
     model = described["model"]
     config = ModelConfig(**{**model, "vectors": VectorsConfig(**model["vectors"])})

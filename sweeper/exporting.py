@@ -35,6 +35,10 @@ def export_run(
         SweeperError: The run kept no weights, they are damaged, or `hf` was asked for and none fits.
         DiskError: Files cannot be read or written.
     """
+    if not (folder.run(run_id) / "spec.json").exists():
+        raise SweeperError(
+            f"run {run_id} has not been launched; launch it with execution.checkpoint.keep_final=true, then export it"
+        )
     spec = read_spec(folder, run_id)
     if spec.trainer.kind != "builtin":
         raise SweeperError(f"run {run_id} was trained by a program of your own, which keeps its weights itself")

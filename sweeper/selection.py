@@ -48,6 +48,8 @@ def named_one(words: Iterable[str]) -> str:
     overrides, runs = split_words(words)
     if len(runs) > 1:
         raise SweeperError(f"one run at a time, but {', '.join(map(repr, runs))} name {len(runs)}; leave one of them")
+    if not runs and not overrides:
+        raise SweeperError("no run is named; give the start of its run_id, or a condition such as 'lr == 0.01'")
     if not runs:
         raise SweeperError(
             f"no run is named: {overrides[-1]!r} was read as an override of the sweep; a condition is written with =="

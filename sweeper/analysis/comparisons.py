@@ -3,6 +3,7 @@
 from sweeper.errors import FitError
 from sweeper.fits.comparison import SEED, Comparison, SeedComparison, compare_arms, compare_seeds
 from sweeper.fits.loss_curve import name_of
+from sweeper.fits.losses import Key
 from sweeper.fits.optimum import Optimum, members, settings
 from sweeper.spec import Question
 from sweeper.table import Table, distinct, losses
@@ -19,17 +20,34 @@ def comparisons_of(question: Question, optima: tuple[Optimum, ...]) -> tuple[lis
     if not (question.baseline and question.per and optima):
         return [], []
     rows = compare_arms(optima, per=question.per, baseline=question.baseline)
+    theirs = next(members(optima, s) for s in settings(optima, question.per) if name_of(s) == question.baseline)
+    there = [_without(optimum, question.per) for optimum in theirs]
     warnings = []
     for setting in settings(optima, question.per):
         arm = name_of(setting)
         groups = len(members(optima, setting))
         compared = sum(row.arm == arm for row in rows)
-        if arm != question.baseline and compared < groups:
+        if arm == question.baseline or compared == groups:
+            continue
+        alone = [group for o in members(optima, setting) if (group := _without(o, question.per)) not in there]
+        if alone:
+            first = " ".join(f"{name} = {value}" for name, value in alone[0].items())
             warnings.append(
-                f"{arm}: {groups - compared} of {groups} groups are not compared with {question.baseline}, as one of "
+                f"{arm}: {len(alone)} of {groups} groups are not compared, as {question.baseline} has none with "
+                f"{first}; run it there, or leave the column out of --by"
+            )
+        rest = groups - compared - len(alone)
+        if rest > 0:
+            warnings.append(
+                f"{arm}: {rest} of {groups} groups are not compared with {question.baseline}, as one of "
                 "the two has no optimum there; widen the learning rates or run the same groups"
             )
     return list(rows), warnings
+
+
+def _without(optimum: Optimum, per: tuple[str, ...]) -> dict[str, Key]:
+    """The group of an optimum without the columns that set arms apart."""
+    return {name: value for name, value in optimum.group.items() if name not in per}
 
 
 def seeds_of(

@@ -52,6 +52,11 @@ def export(
             raise SweeperError(f"{name} is a run already; leave out {words[0]!r}, or give the sweep's name instead")
         whole = place.resolve()
         folder, run_id = SweepFolder(whole.parents[2], whole.parents[1].name), whole.name
+    elif (place.is_dir() or "/runs/" in name) and not place.suffix:
+        raise SweeperError(
+            f"{name} is not the folder of a run; give runs/SWEEP/runs/RUN_ID with the whole run_id, or a sweep's "
+            "name and the start of the run_id"
+        )
     else:
         word = named_one(words or [])
         opened = open_runs(name, words, runs, ask=not RUN_ID.match(word))

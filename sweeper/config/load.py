@@ -96,7 +96,12 @@ def load_sweep(name: str, overrides: Sequence[str] = ()) -> Sweep:
 def _arm(name: str, source: Source, fingerprint: Fingerprint) -> tuple[Arm, list[str]]:
     """An arm, and what its overrides did to the grid."""
     values, notes = edited(read_grid(source), source)
-    base, unset = _base(source)
+    try:
+        base, unset = _base(source)
+    except ConfigError as error:
+        if name == SINGLE_ARM or f"arm {name}" in str(error):
+            raise
+        raise ConfigError(f"arm {name}: {error}") from error
     grid = typed_grid(values, base, unset, source)
     if unset:
         base = dataclasses.replace(base, **_first_values(unset, grid, source))

@@ -23,6 +23,9 @@ def read_question(source: Source, arms: Sequence[Arm], names: Collection[str]) -
     """
     question = build(Question, source.values.get("question") or {}, "question", place=source.place)
     columns = _columns(source, arms)
+    if len(arms) < len(names):  # what only arms that are not kept vary is one value
+        by, per = (tuple(n for n in of if n in columns or n not in NAMES) for of in (question.by, question.per))
+        question = replace(question, by=by, per=per)
     for part in ("by", "per", "joint"):
         for i, name in enumerate(getattr(question, part)):
             _check_column(name, columns, source.place(f"question.{part}[{i}]"))

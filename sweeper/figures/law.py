@@ -62,6 +62,12 @@ def plot_law(
         for axes, column in zip(panels, columns, strict=True):
             own = [law for law in laws if law.x == column]
             placed = [o for o in optima if column in o.group and o.lr is not None]
+            words_there = [o.group[column] for o in placed if isinstance(o.group[column], str)]
+            if words_there:
+                raise FitError(
+                    f"a logarithmic axis {column} cannot show {words_there[0]!r}; draw a column of numbers, or compare "
+                    "its values as arms (--figure arms)"
+                )
             values = [float(o.group[column]) for o in placed]
             if not values or min(values) <= 0:
                 seen = f"the value {min(values):g}" if values else "no optimum"

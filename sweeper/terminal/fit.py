@@ -62,9 +62,9 @@ def print_fit(report: FitReport, title: str, note: str = "", rows: int = 40) -> 
         for reason, number in report.excluded.items():
             console.print(f"  {_named(report.left_out, reason, number)}", soft_wrap=True, markup=False, style="dim")
     for warning in report.warnings:
-        console.print(f"warning: {warning}", style="yellow", soft_wrap=True)
+        console.print(f"warning: {warning}", style="yellow", soft_wrap=True, markup=False)
     if note:
-        console.print(f"note: {note}", soft_wrap=True)
+        console.print(f"note: {note}", soft_wrap=True, markup=False)
 
 
 def _named(left_out: Sequence[LeftOut], reason: str, number: int) -> str:

@@ -19,19 +19,27 @@ def print_launch(result: LaunchResult, table: Path, name: str, cells: str) -> No
         cells: The words of a command that mean these cells again.
     """
     for failure in result.failures:
-        console.print(f"failed {failure.run_id}: {failure.reason}\n  log: {failure.log}", style="red", soft_wrap=True)
+        console.print(
+            f"failed {failure.run_id}: {failure.reason}\n  log: {failure.log}",
+            style="red",
+            soft_wrap=True,
+            markup=False,
+        )
     states = ", ".join(f"{number} {state}" for state, number in result.states.items())
     console.print(
         f"{name}: {states} · {result.started} run now, {result.found} found · {duration(result.wall_time_s)}",
         soft_wrap=True,
+        markup=False,
     )
-    console.print(f"results: {table}", soft_wrap=True)
+    console.print(f"results: {table}", soft_wrap=True, markup=False)
     if result.interrupted:
-        console.print(f"stopped; resume with: sweeper launch {cells}", style="yellow", soft_wrap=True)
+        console.print(f"stopped; resume with: sweeper launch {cells}", style="yellow", soft_wrap=True, markup=False)
     elif result.failures:
-        console.print(f"run the failed ones again with: sweeper launch {cells}", style="yellow", soft_wrap=True)
+        console.print(
+            f"run the failed ones again with: sweeper launch {cells}", style="yellow", soft_wrap=True, markup=False
+        )
     else:
-        console.print(f"next: sweeper fit {cells}", soft_wrap=True)
+        console.print(f"next: sweeper fit {cells}", soft_wrap=True, markup=False)
 
 
 class Progress:

@@ -23,16 +23,16 @@ NAMED: tuple[Outcome, ...] = ("differs", "other_sweep", "damaged")
 def print_merge(done: Merge) -> None:
     """What a merge did, or would do."""
     would = " (nothing is changed)" if done.dry_run else ""
-    console.print(f"{done.source} into {done.folder}{would}", soft_wrap=True)
+    console.print(f"{done.source} into {done.folder}{would}", soft_wrap=True, markup=False)
     for outcome, number in done.counts.items():
         style = "yellow" if outcome in NAMED else ""
-        console.print(f"  {number} {SAYS[outcome]}", style=style, soft_wrap=True)
+        console.print(f"  {number} {SAYS[outcome]}", style=style, soft_wrap=True, markup=False)
     if not done.runs:
         console.print("  it holds no runs", soft_wrap=True)
     for run in done.runs:
         if run.outcome in NAMED:
             console.print(f"  {run.run_id}: {run.detail}", style="yellow", markup=False, soft_wrap=True)
     for path in done.left_out:
-        console.print(f"  too large, left: {path}", style="yellow", soft_wrap=True)
+        console.print(f"  too large, left: {path}", style="yellow", soft_wrap=True, markup=False)
     if done.counts.get("brought") and not done.dry_run:
-        console.print(f"next: sweeper collect {done.sweep}", soft_wrap=True)
+        console.print(f"next: sweeper collect {done.sweep}", soft_wrap=True, markup=False)

@@ -84,3 +84,21 @@ def test_weights_that_are_not_there_are_one_sentence(tmp_path, damage, words):
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert words in done.stderr
     assert not (tmp_path / "runs" / "quickstart" / "exports").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["quickstart"], "no run is named; give the start of its run_id, or a condition"),
+        (
+            ["runs/quickstart/runs/abc"],
+            "runs/quickstart/runs/abc is not the folder of a run; give runs/SWEEP/runs/RUN_ID",
+        ),
+        (["quickstart", *ONE_CELL, "state=='new'"], "has not been launched; launch it with execution.checkpoint.keep"),
+        (["quickstart", "3fa9", "--format", "gguf"], "--format: got 'gguf'; choose one of both, hf, native"),
+    ],
+)
+def test_what_is_no_run_is_one_sentence(tmp_path, arguments, words):
+    done = sweeper("export", *arguments, cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert words in done.stderr

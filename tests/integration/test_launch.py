@@ -137,6 +137,11 @@ def test_two_processes_of_one_run_end_in_one_record_with_the_same_loss(tmp_path)
     assert two.loss == pytest.approx(one.loss, rel=1e-5)
 
 
+def hearing_ctrl_c(command, **options):
+    """The command in a process that Ctrl-C ends, even where the tests run in the background and ignore it."""
+    return subprocess.Popen(command, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **options)
+
+
 class Disturbed:
     """A launch in a process of its own, and an undisturbed one to compare it with."""
 
@@ -153,9 +158,7 @@ class Disturbed:
     def start(self, **options):
         rates = [str(lr) for lr in self.rates]
         command = [sys.executable, str(CHILD), str(self.folder.path.parent), str(self.steps), *rates]
-        # Whoever runs the tests in the background lets them ignore Ctrl-C.
-        options["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
-        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **options)
+        return hearing_ctrl_c(command, stdout=subprocess.PIPE, text=True, **options)
 
     def finish(self):
         done = self.start()
@@ -250,7 +253,7 @@ def test_ctrl_c_writes_checkpoints_and_the_next_launch_resumes_from_them(tmp_pat
 @pytest.mark.slow
 def test_ctrl_c_while_workers_still_start_ends_the_launch_at_once(tmp_path):
     command = [sys.executable, str(CHILD), str(tmp_path), "400", "0.02", "0.05"]
-    launcher = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
+    launcher = hearing_ctrl_c(command, start_new_session=True, stdout=subprocess.DEVNULL)
     wait_for(lambda: list(tmp_path.glob("tiny/jobs/*/submitted.json")))
     began = time.monotonic()
     os.killpg(launcher.pid, signal.SIGINT)

@@ -17,6 +17,7 @@ from model.config import (
     ScheduleConfig,
     Seeds,
     TrainConfig,
+    VectorsConfig,
 )
 from sweeper.errors import ConfigError
 from sweeper.expressions import compile_expression
@@ -90,8 +91,8 @@ def changed(config, path):
 
 
 SCIENTIFIC = [path for path, scientific in leaves(TRAIN) if scientific]
-# What only a mixture of experts has cannot change alone.
-ALONE = {("model", "mlp"), ("model", "sparsity"), ("model", "top_k")}
+# What only a mixture of experts has, or only a model without scale vectors, cannot change alone.
+ALONE = {("model", "mlp"), ("model", "sparsity"), ("model", "top_k"), ("model", "vectors", "keep_final")}
 
 
 @pytest.mark.parametrize("path", [p for p in SCIENTIFIC if p not in ALONE], ids=".".join)
@@ -99,6 +100,16 @@ def test_every_scientific_field_is_part_of_the_identity(path):
     other = changed(TRAIN, path)
     assert other is not None
     assert run_id(0.1, other) != run_id(0.1, TRAIN)
+
+
+def test_the_final_norm_of_a_model_without_vectors_is_part_of_the_identity():
+    without, but_final = (
+        dataclasses.replace(
+            TRAIN, model=dataclasses.replace(TRAIN.model, vectors=VectorsConfig(enabled=False, keep_final=kept))
+        )
+        for kept in (False, True)
+    )
+    assert len({run_id(0.1, train) for train in (TRAIN, without, but_final)}) == 3
 
 
 @pytest.mark.parametrize("path", [path for path, scientific in leaves(TRAIN) if not scientific], ids=".".join)

@@ -334,6 +334,22 @@ arms:
         assert loaded(text).question.baseline == "plain"
         assert loaded(text, "arm=muon").question.baseline == ""
 
+    def test_what_only_another_arm_varies_is_no_column_of_the_arms_that_are_kept(self):
+        text = """\
+axes: {lr: [0.1, 0.2]}
+arms:
+  plain:
+  wide: ["axes.head_size=[8, 16]"]
+question: {by: [head_size], per: [arm]}
+"""
+        assert loaded(text).question.by == ("head_size",)
+        assert loaded(text, "arm=plain").question.by == ()
+        assert loaded(text, "arm=wide").question.by == ("head_size",)
+
+    def test_an_arm_that_cannot_be_is_named(self):
+        text = "arms: {plain: [], bare: [vectors=noscale]}\n"
+        assert sentence(written(text), "vectors.hetero=true").startswith("arm bare: ")
+
     def test_the_command_line_wins_over_arms_and_arms_over_scales(self):
         assert [arm.base.tokens for arm in loaded(self.FILE, "scale=tiny").arms] == [50_000, 60_000]
         assert [arm.base.tokens for arm in loaded(self.FILE, "scale=tiny", "tokens=7e4").arms] == [70_000] * 2

@@ -46,6 +46,16 @@ def test_arms_are_compared_where_both_have_an_optimum_and_the_rest_is_counted():
     ]
 
 
+def test_a_group_that_the_baseline_does_not_have_is_named():
+    _, warnings = comparisons_of(QUESTION, (*OPTIMA, optimum("muonh", 4, 2.3)))
+    assert warnings == [
+        "muonh: 1 of 3 groups are not compared, as muon has none with tokens = 4; run it there, or leave the column "
+        "out of --by",
+        "muonh: 1 of 3 groups are not compared with muon, as one of the two has no optimum there; widen the learning "
+        "rates or run the same groups",
+    ]
+
+
 @pytest.mark.parametrize(
     ("question", "optima"),
     [(replace(QUESTION, baseline=""), OPTIMA), (replace(QUESTION, per=()), OPTIMA), (QUESTION, ())],
