@@ -19,9 +19,12 @@ CHUNK_LOGITS = 2**26
 
 def linear_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor, multiplier: float = 1.0) -> Tensor:
     """As `kernels.reference.linear_cross_entropy`."""
-    rows, vocab = targets.numel(), weight.shape[0]
+    rows, vocab = x.shape[:-1].numel(), weight.shape[-2]
     if rows * vocab < 2 * CHUNK_LOGITS:
         return reference.linear_cross_entropy(x, weight, targets, multiplier)
+    if weight.dim() > 2:
+        of_member = zip(x, weight, targets.expand(x.shape[:-1]), strict=True)
+        return torch.stack([linear_cross_entropy(*one, multiplier) for one in of_member])
     chunk = max(1, CHUNK_LOGITS // vocab)
     loss: Tensor = _Chunked.apply(  # type: ignore[no-untyped-call]
         x.reshape(rows, -1), weight, targets.reshape(-1), multiplier, chunk

@@ -10,6 +10,7 @@ from kernels.grouped import grouped_linear
 from kernels.reference import (
     causal_logsumexp,
     cross_entropy,
+    embedding,
     joint_radius,
     linear,
     matrix_radius,
@@ -20,6 +21,7 @@ from kernels.reference import (
 __all__ = [
     "causal_logsumexp",
     "cross_entropy",
+    "embedding",
     "grouped_linear",
     "joint_radius",
     "linear",

@@ -123,16 +123,23 @@ def cross_entropy(logits: Tensor, targets: Tensor, reduction: Literal["mean", "n
 
 
 def linear_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor, multiplier: float = 1.0) -> Tensor:
-    """Mean next-token cross-entropy of the logits multiplier · x Wᵀ, 0-d, in float32 or better.
+    """Mean next-token cross-entropy of the logits multiplier · x Wᵀ, one per member, in float32 or better.
 
     Args:
-        x: Shape (…, width); logits are computed in its precision.
-        weight: Shape (vocab, width).
-        targets: Token ids, shape (…).
+        x: Shape (members…, …, width); logits are computed in its precision.
+        weight: Shape (members…, vocab, width).
+        targets: Token ids, shape (…), the same for all members, or (members…, …).
         multiplier: Of the logits.
+
+    Returns:
+        Shape (members…): 0-d of a single weight.
     """
     logits = linear(x, weight)
-    return cross_entropy(logits if multiplier == 1 else logits * multiplier, targets)
+    logits = logits if multiplier == 1 else logits * multiplier
+    if weight.dim() == 2:
+        return cross_entropy(logits, targets)
+    each = cross_entropy(logits, targets.expand(logits.shape[:-1]), reduction="none")
+    return each.flatten(weight.dim() - 2).mean(dim=-1)
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
@@ -174,9 +181,30 @@ def rms_norm(x: Tensor, gain: Tensor | None, eps: float) -> Tensor:
     """gain ⊙ x / √(mean x² + eps) over the last dimension, in float32 or better.
 
     Args:
-        x: Shape (…, width).
-        gain: Shape (width,); None leaves it out.
+        x: Shape (…, width); with stacked gains, (members…, …, width).
+        gain: Shape (members…, width); None leaves it out.
         eps: Added to the mean square.
     """
     exact = x.to(torch.promote_types(x.dtype, torch.float32))
-    return F.rms_norm(exact, exact.shape[-1:], gain, eps)
+    if gain is None or gain.dim() == 1:
+        return F.rms_norm(exact, exact.shape[-1:], gain, eps)
+    between = [1] * (x.dim() - gain.dim())
+    return F.rms_norm(exact, exact.shape[-1:], None, eps) * gain.view(*gain.shape[:-1], *between, gain.shape[-1])
+
+
+def embedding(tokens: Tensor, weight: Tensor) -> Tensor:
+    """The row of each token.
+
+    Args:
+        tokens: Token ids, shape (…), the same for all members, or (members, …).
+        weight: Shape (vocab, width), or of stacked members (members, vocab, width).
+
+    Returns:
+        Shape (…, width), or (members, …, width).
+    """
+    if weight.dim() == 2:
+        return F.embedding(tokens, weight)
+    members, vocab = weight.shape[:2]
+    shared = tokens if tokens.dim() > 2 else tokens.expand(members, *tokens.shape)
+    first = torch.arange(0, members * vocab, vocab, device=tokens.device)
+    return F.embedding(shared + first.view(-1, *[1] * (shared.dim() - 1)), weight.flatten(0, 1))

@@ -46,11 +46,11 @@ class Attention(nn.Module):
             q_BTHK, k_BTGK = self.query_norm(q_BTHK), self.key_norm(k_BTGK)
         q_BHTK = rotate(q_BTHK, cos_TK, sin_TK).transpose(-2, -3)
         k_BGTK = rotate(k_BTGK, cos_TK, sin_TK).transpose(-2, -3)
-        y_BHTK = F.scaled_dot_product_attention(
-            q_BHTK, k_BGTK, v_BTGK.transpose(-2, -3), is_causal=True, enable_gqa=self.shares > 1
-        )
-        seen = {"attention_z": causal_logsumexp(q_BHTK, k_BGTK).square().mean()} if measured else {}
-        y_BTHK = y_BHTK.transpose(-2, -3)
+        # Members of a stack attend like sequences of a batch: the fast backends know four dimensions.
+        query, key, value = (part.flatten(0, -4) for part in (q_BHTK, k_BGTK, v_BTGK.transpose(-2, -3)))
+        y_BHTK = F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=self.shares > 1)
+        seen = {"attention_z": member_mean(causal_logsumexp(q_BHTK, k_BGTK).square())} if measured else {}
+        y_BTHK = y_BHTK.view(q_BHTK.shape).transpose(-2, -3)
         if self.gate is not None:
             y_BTHK = y_BTHK * self.maps["gate"](x_BTD, self.gate).sigmoid().unsqueeze(-1)
         return linear(y_BTHK.flatten(-2), self.output), seen
@@ -58,6 +58,11 @@ class Attention(nn.Module):
     def _heads(self, x: Tensor) -> Tensor:
         """(…, heads · K) as (…, heads, K)."""
         return x.view(*x.shape[:-1], -1, self.head_size)
+
+
+def member_mean(x: Tensor) -> Tensor:
+    """Mean over the last three dimensions: over everything, or of each member of a stack."""
+    return x.flatten(-3).mean(dim=-1)
 
 
 def rotary(context: int, head_size: int, base: float) -> tuple[Tensor, Tensor]:

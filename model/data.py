@@ -2,7 +2,7 @@
 
 # B sequences, T tokens of context; a tensor's name ends in its shape.
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,6 +67,32 @@ class TokenData:
         )
         window_BT = torch.from_numpy(windows)
         return window_BT[:, :-1].contiguous(), window_BT[:, 1:].contiguous()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class StackedData:
+    """The data of members whose order of training differs: each batch has one of each, shape (R, B, T)."""
+
+    members: tuple[TokenData, ...]
+
+    def batch(self, step: int, sequences: int, start: int = 0, stop: int | None = None) -> Batch:
+        """As `TokenData.batch`, of every member."""
+        inputs, targets = zip(*(data.batch(step, sequences, start, stop) for data in self.members), strict=True)
+        return torch.stack(inputs), torch.stack(targets)
+
+    def validation(
+        self, sequences: int, per_batch: int = 16, start: int = 0, stop: int | None = None
+    ) -> Iterator[Batch]:
+        """As `TokenData.validation`: the same for all members."""
+        return self.members[0].validation(sequences, per_batch, start, stop)
+
+
+Data = TokenData | StackedData
+
+
+def stacked(data: Sequence[TokenData]) -> Data:
+    """The data of a stack whose members have these: shared where all read in the same order."""
+    return data[0] if len({one.seed for one in data}) == 1 else StackedData(members=tuple(data))
 
 
 def open_data(config: DataConfig, model: ModelConfig, seed: int) -> TokenData:

@@ -19,7 +19,8 @@ With rate η (the role's peak times the schedule's multiplier m), gradient G and
 and router matrices of the two baselines, and on scale vectors where `model.vectors` asks for it. Experts are matrices
 of their own, each on its own sphere (`expert_sphere=layer`: those of a layer together on one).
 
-Weights may be sharded (`model.sharding`): norms are those of whole matrices, however they are cut.
+Weights may be sharded (`model.sharding`): norms are those of whole matrices, however they are cut. Or they are those of
+a stack of members, each with rates, norms and clipping of its own.
 """
 
 import math
@@ -147,16 +148,38 @@ class Optimizer:
 
     Several ranks share out Newton–Schulz. A step then takes at most four collectives for each round of `model.rounds`,
     two that carry matrices and two that add up norms, and two for a head on its sphere; clipping takes one.
+
+    Args:
+        weights: By name; of a stack, the members are their first dimension.
+        train: Of the run, or of each member of a stack: they differ in rates and weight decay only.
+        layout: Of the model; a stack is whole on one rank.
     """
 
-    def __init__(self, weights: Mapping[str, Tensor], train: TrainConfig, layout: Layout) -> None:
-        self.optimizer = train.optimizer
+    def __init__(
+        self, weights: Mapping[str, Tensor], train: TrainConfig | Sequence[TrainConfig], layout: Layout
+    ) -> None:
+        members = (train,) if isinstance(train, TrainConfig) else tuple(train)
+        self.stacked = not isinstance(train, TrainConfig)
+        self.optimizer = members[0].optimizer
         self.layout = layout
-        self.groups = groups(train)
+        self.groups = groups(members[0])
         self.weights = [tuple[Tensor, ...](weights[name] for name in group.names) for group in self.groups]
+        self.scalars = self._scalars([groups(member) for member in members]) if self.stacked else []
+        """Of a stack, the members' rates and decays of each group."""
         self.rounds = tuple(_rounds(self.groups, layout))
         self.state = self._start()
         self.steps = 0
+
+    def _scalars(self, members: Sequence[tuple[Group, ...]]) -> list[tuple[Tensor, Tensor]]:
+        found = []
+        for some, same in zip(self.weights, zip(*members, strict=True), strict=True):
+            shape = (-1, *[1] * (some[0].dim() - 1))
+            rates, decays = (
+                torch.tensor(values, dtype=torch.float64, device=some[0].device).view(shape)
+                for values in ([group.rate for group in same], [group.decay for group in same])
+            )
+            found.append((rates, decays))
+        return found
 
     @torch.no_grad()
     def _start(self) -> list[dict[str, Tensor]]:
@@ -179,15 +202,28 @@ class Optimizer:
     def clip(self, max_norm: float) -> Tensor:
         """Scale all gradients so that their joint norm is at most `max_norm` (0: leave them); the norm before, 0-d.
 
+        Of a stack, one norm for each member, shape (R,).
+
         Raises:
             PeerLost: Another rank is gone.
         """
         gradients = [local(weight.grad, self.layout) for weight in self._all() if weight.grad is not None]
+        if self.stacked:
+            return self._clip_members(gradients, max_norm)
         norm = nn.utils.get_total_norm(gradients)
         if self.layout.shards > 1:
             (norm,) = self._over_shards([norm])
         if max_norm > 0 and gradients:
             torch._foreach_mul_(gradients, (max_norm / (norm + CLIP_MARGIN)).clamp(max=1.0))
+        return norm
+
+    def _clip_members(self, gradients: Sequence[Tensor], max_norm: float) -> Tensor:
+        norms = torch.stack([torch.linalg.vector_norm(gradient.flatten(1), dim=1) for gradient in gradients])
+        norm: Tensor = torch.linalg.vector_norm(norms, dim=0)
+        if max_norm > 0:
+            scale = (max_norm / (norm + CLIP_MARGIN)).clamp(max=1.0)
+            for gradient in gradients:
+                gradient.mul_(scale.view(-1, *[1] * (gradient.dim() - 1)))
         return norm
 
     @torch.no_grad()
@@ -198,7 +234,7 @@ class Optimizer:
 
         Returns:
             Where it is `measured`, the squared length of what was added to this rank's part of each parameter, 0-d in
-            float64, by name; else nothing.
+            float64 (one for each member of a stack), by name; else nothing.
 
         Raises:
             PeerLost: Another rank is gone.
@@ -224,7 +260,7 @@ class Optimizer:
         return squares
 
     def _squares(self, i: int, before: Tensor, after: Tensor) -> dict[str, Tensor]:
-        lengths = (after - before).double().flatten(1).square().sum(dim=1)
+        lengths = (after - before).double().flatten(1 + self.stacked).square().sum(dim=-1)
         return dict(zip(self.groups[i].names, lengths.unbind(), strict=True))
 
     def _update(self, i: int) -> Tensor:
@@ -241,12 +277,17 @@ class Optimizer:
 
     def _moved(self, i: int, direction: Tensor, multiplier: float) -> Tensor:
         group, weight = self.groups[i], torch.stack(self._parts(i))
-        rate = multiplier * group.rate
+        rate: float | Tensor = multiplier * group.rate
+        decay: float | Tensor = multiplier * group.decay
+        if self.stacked:
+            rate, decay = ((multiplier * each).to(weight.dtype) for each in self.scalars[i])
         if group.on_sphere:
             return sphere_step(weight, direction, rate, self.state[i]["radius"], norm=group.radius)
         if group.rule == "muon":
-            rate *= math.sqrt(group.shape[-2] / group.shape[-1])
-        return torch.add(weight * (1 - multiplier * group.decay), direction, alpha=-rate)
+            rate = rate * math.sqrt(group.shape[-2] / group.shape[-1])
+        if isinstance(rate, Tensor):
+            return weight * (1 - decay) - direction * rate
+        return torch.add(weight * (1 - decay), direction, alpha=-rate)
 
     def _move_cut(self, directions: Mapping[int, Tensor], multiplier: float) -> None:
         """`sphere_step` of groups whose matrices are cut between ranks: norms come from all of them at once."""
@@ -299,6 +340,15 @@ class Optimizer:
             tensor.copy_(saved["parameters"][name][key])
         self.steps = saved["steps"]
 
+    @torch.no_grad()
+    def keep(self, members: Sequence[int]) -> None:
+        """Go on with these members of the stack alone, by their present places."""
+        kept = torch.tensor(members, device=self.weights[0][0].device)
+        for weight in self._all():
+            weight.data, weight.grad = weight.data.index_select(0, kept), None
+        self.state = [{key: each.index_select(1, kept) for key, each in state.items()} for state in self.state]
+        self.scalars = [(rate.index_select(0, kept), decay.index_select(0, kept)) for rate, decay in self.scalars]
+
     def _parts(self, i: int) -> list[Tensor]:
         """What this rank holds of a group's parameters."""
         return [local(weight, self.layout) for weight in self.weights[i]]
@@ -307,8 +357,10 @@ class Optimizer:
         return [weight for some in self.weights for weight in some]
 
 
-def make_optimizer(model: nn.Module, train: TrainConfig, layout: Layout = ALONE) -> Optimizer:
+def make_optimizer(model: nn.Module, train: TrainConfig | Sequence[TrainConfig], layout: Layout = ALONE) -> Optimizer:
     """The optimiser of a model of `train.model`, laid out already; radii are those of its present weights.
+
+    Of a stack, `train` is that of each member.
 
     Every rank must call it.
     """

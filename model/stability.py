@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from model.config import TrainConfig
-from model.data import TokenData
+from model.data import Data
 from model.distributed import World, add_over_ranks, exchanging
 from model.moe import Watch
 from model.sharding import Layout, give_up_gathered, local
@@ -34,7 +34,7 @@ PREFIX = "stability/"
 
 @torch.no_grad()
 def forward_measures(
-    model: Transformer, data: TokenData, config: TrainConfig, layout: Layout, *, step: int, per_batch: int
+    model: Transformer, data: Data, config: TrainConfig, layout: Layout, *, step: int, per_batch: int
 ) -> dict[str, Tensor]:
     """This rank's part of each mean over the sample of a step's batch, stacked over layers; every rank must call it.
 
@@ -70,10 +70,10 @@ def forward_measures(
 
 
 @torch.no_grad()
-def gradient_squares(model: Transformer, layout: Layout) -> dict[str, Tensor]:
-    """Squared norm of what this rank holds of each parameter's gradient, 0-d in float64."""
+def gradient_squares(model: Transformer, layout: Layout, *, stacked: bool = False) -> dict[str, Tensor]:
+    """Squared norm of what this rank holds of each parameter's gradient, in float64: 0-d, of a stack (R,)."""
     return {
-        name: local(weight.grad, layout).square().sum().double()
+        name: local(weight.grad, layout).square().flatten(int(stacked)).sum(dim=-1).double()
         for name, weight in model.named_parameters()
         if weight.grad is not None
     }
@@ -88,14 +88,16 @@ def gather(
 ) -> dict[str, Tensor]:
     """All measures of a step over all ranks, still on the device: one collective, and the same on every rank.
 
+    Those of a stack have the members as their last dimension.
+
     Raises:
         PeerLost: Another rank is gone.
     """
     layers = _layers(config)
     parts = dict(means)
     for name, squares in (("grad", gradients), ("update", updates)):
-        zero = torch.zeros((), dtype=torch.float64, device=layout.world.device)
-        of_layer = dict.fromkeys(layers, zero)
+        none = torch.zeros((), dtype=torch.float64, device=layout.world.device)
+        of_layer = dict.fromkeys(layers, torch.zeros_like(next(iter(squares.values()), none)))
         for parameter, square in squares.items():
             of_layer[_layer(parameter)] = of_layer[_layer(parameter)] + square
         # Ranks that hold copies have the same squares; their sum counts each as often as there are copies.
@@ -136,7 +138,7 @@ def averages(row: Mapping[str, float]) -> dict[str, float]:
 
 def expert_load(
     model: Transformer,
-    data: TokenData,
+    data: Data,
     config: TrainConfig,
     world: World,
     *,

@@ -70,5 +70,29 @@ def load_state(model: Transformer, optimizer: Optimizer, state: Mapping[str, Any
     optimizer.load_state_dict({"steps": state["optimizer"]["steps"], "parameters": parts})
 
 
+@torch.no_grad()
+def member_state(model: Transformer, optimizer: Optimizer, place: int) -> dict[str, Any]:
+    """Of a stack, what `full_state` would give of the member at this place, were it trained by itself."""
+    weights = {name: _on_host(weight[place]) for name, weight in model.named_parameters()}
+    states: dict[str, dict[str, Tensor]] = {}
+    for name, key, tensor in optimizer.tensors():
+        states.setdefault(name, {})[key] = _on_host(tensor[place])
+    return {"model": weights, "optimizer": {"steps": optimizer.steps, "parameters": states}}
+
+
+@torch.no_grad()
+def load_member(model: Transformer, optimizer: Optimizer, place: int, state: Mapping[str, Any]) -> None:
+    """Let the member at this place of a stack continue; all members must have made the same number of steps.
+
+    Raises:
+        KeyError: The state belongs to another model or update rule.
+    """
+    for name, weight in model.named_parameters():
+        weight[place].copy_(state["model"][name])
+    for name, key, tensor in optimizer.tensors():
+        tensor[place].copy_(state["optimizer"]["parameters"][name][key])
+    optimizer.steps = state["optimizer"]["steps"]
+
+
 def _on_host(tensor: Tensor) -> Tensor:
     return tensor.to("cpu", copy=True)

@@ -1,14 +1,16 @@
 """The training loop: a configuration in, an outcome out; resumable, on one process or several.
 
 The losses of a run depend on its configuration only. They are the same bit for bit on a CPU whether or not the run was
-interrupted, and the same up to rounding whatever the micro-batch and the number of ranks.
+interrupted, and the same up to rounding whatever the micro-batch, the number of ranks and the runs that are trained
+together with it.
 """
 
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -20,16 +22,18 @@ from model import stability
 from model.checkpoint import Found, newest_checkpoint, read_checkpoint
 from model.config import Execution, TrainConfig
 from model.corpus import check_corpus
-from model.data import TokenData, open_data
+from model.data import Data, StackedData, open_data, stacked
 from model.distributed import World, average_gradients, exchanging, from_lead, join, share, sum_over_ranks
 from model.divergence import Divergence, watch
+from model.fusing import stack_key
 from model.moe import Watch
 from model.optimizer import DTYPES, Optimizer, make_optimizer
 from model.saving import Saver
 from model.schedule import multiplier
 from model.sharding import give_up_gathered, lay_out, make_layout, reduce_across_copies
-from model.state import full_state, load_state
+from model.state import full_state, load_member, load_state, member_state
 from model.transformer import Transformer
+from model.trial import Trial, try_out
 
 TAIL_SHARE = 0.05
 """`train_loss` is the mean over this last share of the steps."""
@@ -71,6 +75,8 @@ class Outcome:
     """Tokens over the time spent in steps: start-up, validation and checkpoints left out."""
     reason: str
     """Why it diverged or stopped; empty when done."""
+    stack: int
+    """Members that it was trained with from this attempt's start on, itself among them."""
     device: str
     """What rank 0 trained on, as torch calls it: `cpu`, or the model of a GPU."""
     stability: Mapping[str, float]
@@ -109,17 +115,25 @@ class Progress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Run:
-    """What training one member needs at hand."""
+    """What training needs at hand: of one run, or of a stack of them."""
 
     config: TrainConfig
+    """Of a stack, its first member's: what follows from it all members share, but for rates and seeds."""
     execution: Execution
-    checkpoints: Path
     world: World
     rows: range
     """Of each global batch, those of this rank."""
-    data: TokenData
+    data: Data
     model: Transformer
     optimizer: Optimizer
+
+    @property
+    def stacked(self) -> bool:
+        return self.optimizer.stacked
+
+    def each(self, value: Tensor) -> tuple[Tensor, ...]:
+        """A quantity that a stack has for every member as its last dimension, by member."""
+        return value.unbind(dim=-1) if self.stacked else (value,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,11 +142,12 @@ class _Caller:
 
     observer: Observer
     should_stop: Callable[[], bool]
-    may_write: Callable[[], bool]
+    may_write: Callable[[int], bool]
     alive: Callable[[int], None]
+    ended: Callable[[int, "Outcome"], None]
 
-    def note(self, text: str) -> None:
-        self.observer.note(0, text)
+    def note(self, member: int, text: str) -> None:
+        self.observer.note(member, text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,9 +155,10 @@ class _Step:
     """A step whose results may still be on the device."""
 
     step: int
-    lr: float
+    multiplier: float
+    """Of the schedule: learning rate over its peak."""
     loss: Tensor
-    """This rank's share of the mean loss over the global batch, 0-d: the ranks' sum is the loss."""
+    """This rank's share of the mean loss over the global batch: the ranks' sum is the loss. 0-d, of a stack (R,)."""
     grad_norm: Tensor
     stability: Mapping[str, Tensor] | None
     """What was measured of it, the same on every rank."""
@@ -153,7 +169,7 @@ class _Seen:
     """A step's results on the host, the same on every rank."""
 
     step: int
-    lr: float
+    multiplier: float
     loss: float
     grad_norm: float
     stability: Mapping[str, float]
@@ -164,7 +180,8 @@ class _Seen:
 class _Look:
     """What all ranks learn together at a look, the same on each: what follows from it they do at the same step."""
 
-    seen: Sequence[_Seen]
+    seen: Sequence[Sequence[_Seen]]
+    """Of each member."""
     step_s: float
     """Time of one of these steps, by the clock of rank 0."""
     saves: bool
@@ -173,43 +190,100 @@ class _Look:
     """Whether any rank was asked to stop."""
 
 
+@dataclass(slots=True, kw_only=True)
+class _Course:
+    """A member on its way."""
+
+    number: int
+    """Its place among those that `train` was given."""
+    config: TrainConfig
+    saver: Saver
+    progress: Progress
+    earlier_s: float
+    """Wall time of the attempts before this one."""
+    stack: int
+    """Members of its stack at the start."""
+    measured: Mapping[str, float] = field(default_factory=dict)
+    """What was last measured of its stability."""
+
+
 def train(
     members: Sequence[Member],
     execution: Execution,
     observer: Observer,
     should_stop: Callable[[], bool],
     *,
-    may_write: Callable[[], bool] = lambda: True,
+    may_write: Callable[[int], bool] = lambda _member: True,
     alive: Callable[[int], None] = lambda _steps: None,
+    ended: Callable[[int, Outcome], None] = lambda _member, _outcome: None,
+    tried: Callable[[Trial], bool] | None = None,
 ) -> tuple[Outcome, ...]:
     """Train each member to its end, or until `should_stop`; resumes from the newest whole checkpoint.
+
+    Several members are trained together as one stack (`model.fusing`): those that resume at the same step, on one
+    process. Each has its own metrics, checkpoints and end; one that diverges leaves the stack. Their checkpoints are
+    those of runs by themselves, so that each may resume with others or alone.
 
     A checkpoint that cannot be written ends nothing: the observer is told, those before it are kept, and the next is
     tried when it is due. If it is the last one of a run that is asked to stop, the outcome's reason says so.
 
     Args:
-        members: One run for now.
+        members: Runs with the same `stack_key`, or one of any kind.
         execution: Device, threads, micro-batch, checkpoint and log intervals.
         observer: Told of metrics, progress and trouble on rank 0.
         should_stop: Asked at step boundaries on every rank; one rank's yes checkpoints and stops all.
-        may_write: Asked on rank 0 before every checkpoint and before the end: whether this attempt still owns the run.
-            Its no stops all ranks; they write nothing more, and the reason is `TAKEN_OVER`.
+        may_write: Asked on rank 0 before every checkpoint and before the end: whether this attempt still owns the
+            member's run. Its no stops it on all ranks; they write nothing more, and the reason is `TAKEN_OVER`.
         alive: Told the steps done on every rank: before the first step, at every look, and at every batch of a
             validation: what a watchdog lives on. It hears nothing while ranks wait for the last checkpoint.
+        ended: Told of each member as it ends, on every rank.
+        tried: Told how fast the stack is and how fast its members are alone, measured for some steps; it answers
+            whether they are trained together, else they are one after another. None: together, nothing is measured.
 
     Returns:
         The outcome of each member, the same on every rank.
 
     Raises:
-        ValueError: More than one member, ranks that do not divide the batch, no such device, unreadable data or a
-            checkpoint of another configuration.
+        ValueError: Members that cannot be stacked, ranks that do not divide the batch, no such device, unreadable data
+            or a checkpoint of another configuration.
         PeerLost: Another rank is gone; the checkpoints are kept.
     """
-    if len(members) != 1:
-        raise ValueError(f"train takes one run at a time for now, got {len(members)}; call it once per run")
+    keys = {stack_key(member.config) for member in members}
+    if len(members) > 1 and (len(keys) > 1 or None in keys):
+        raise ValueError("these runs cannot be trained together; call train once for each")
+    if len({member.checkpoints for member in members}) < len(members):
+        raise ValueError("each member needs a folder of its own for its checkpoints")
     with _torch_settings(execution):
-        caller = _Caller(observer=observer, should_stop=should_stop, may_write=may_write, alive=alive)
-        return (_train(members[0], execution, caller),)
+        caller = _Caller(observer=observer, should_stop=should_stop, may_write=may_write, alive=alive, ended=ended)
+        outcomes: dict[int, Outcome] = {}
+        for some in _together(dict(enumerate(members)), execution, caller, tried):
+            outcomes |= _train(some, execution, caller)
+    return tuple(outcomes[number] for number in range(len(members)))
+
+
+def _together(
+    members: Mapping[int, Member],
+    execution: Execution,
+    caller: _Caller,
+    tried: Callable[[Trial], bool] | None,
+) -> Iterator[Mapping[int, Member]]:
+    """The members by number, those together that are one stack: they have made equally many steps."""
+    if len(members) == 1:
+        yield members
+        return
+    if join(execution.device).size > 1:
+        raise ValueError("a stack is trained by one process; train these runs one by one")
+    by_step: dict[int, dict[int, Member]] = {}
+    for number, member in members.items():
+        step = newest_checkpoint(member.checkpoints, member.config).step
+        by_step.setdefault(step, {})[number] = member
+        caller.observer.progress(number, step, member.config.steps, 0.0)  # those that wait are no less alive
+    caller.alive(0)
+    for some in by_step.values():
+        if len(some) > 1 and tried is not None and not tried(try_out([m.config for m in some.values()], execution)):
+            yield from ({number: member} for number, member in some.items())
+        else:
+            yield some
 
 
 @contextmanager
@@ -231,111 +305,169 @@ def _torch_settings(execution: Execution) -> Iterator[None]:
         deterministic.fill_uninitialized_memory = fill
 
 
-def _train(member: Member, execution: Execution, caller: _Caller) -> Outcome:
+def _train(members: Mapping[int, Member], execution: Execution, caller: _Caller) -> dict[int, Outcome]:
     started = time.monotonic()
-    run = _prepare(member, execution)
-    found = _newest(run, caller)
-    progress = _resume(run, found.path)
-    caller.alive(progress.step)
-    with Saver(run.checkpoints, run.config, execution.checkpoint, found, caller.note) as saver:
-        return _train_on(run, progress, saver, caller, started=started)
+    run = _prepare([member.config for member in members.values()], execution)
+    with ExitStack() as savers:
+        courses = []
+        for place, (number, member) in enumerate(members.items()):
+            note = partial(caller.note, number)
+            found = _newest(run, member, note)
+            progress = _resume(run, place, member, found.path)
+            saver = Saver(member.checkpoints, member.config, execution.checkpoint, found, note)
+            courses.append(
+                _Course(
+                    number=number,
+                    config=member.config,
+                    saver=savers.enter_context(saver),
+                    progress=progress,
+                    earlier_s=progress.wall_time_s,
+                    stack=len(members),
+                )
+            )
+        caller.alive(courses[0].progress.step)
+        return _train_on(run, courses, caller, started=started)
 
 
-def _train_on(run: _Run, progress: Progress, saver: Saver, caller: _Caller, *, started: float) -> Outcome:
-    """Train from `progress` on; `started`, the time at which this attempt did, counts as wall time."""
+def _train_on(run: _Run, courses: list[_Course], caller: _Caller, *, started: float) -> dict[int, Outcome]:
+    """Train on from the step that all have made; `started`, the time at which this attempt did, counts as wall time."""
     config, leads = run.config, run.world.leads
-    earlier_s = progress.wall_time_s
+    outcomes: dict[int, Outcome] = {}
+    begun = courses[0].progress.step
     speed = 0.0
     pending: list[_Step] = []
-    measured: Mapping[str, float] = {}
     if leads:
-        caller.observer.progress(0, progress.step, config.steps, speed)
+        for course in courses:
+            caller.observer.progress(course.number, begun, config.steps, speed)
     looked = time.monotonic()
-    look_at = progress.step + 1  # nothing is known yet of how long a step takes
-    for step in range(progress.step, config.steps):
+    look_at = begun + 1  # nothing is known yet of how long a step takes
+    for step in range(begun, config.steps):
         pending.append(_step(run, step))
         if step + 1 < look_at and not _validates(config, step + 1):
             continue
-        look = _look(pending, run, caller.should_stop, saver.wants, looked=looked)
+        look = _look(pending, run, courses, caller.should_stop, looked=looked)
         look_at = step + 1 + _steps_to_next_look(look.step_s, LOOK_STEPS[run.world.device.type])
         now = time.monotonic()
         speed = _smoothed(speed, config.batch_tokens * len(pending) / max(now - looked, 1e-9))
         pending.clear()
-        progress, seen = _advance(progress, look.seen, now - looked, config)
-        measured = next((one.stability for one in reversed(seen) if one.stability), measured)
-        diverged = progress.divergence.reason
-        caller.alive(progress.step)
+        counted = [_advance(course, seen, now - looked) for course, seen in zip(courses, look.seen, strict=True)]
+        caller.alive(max(course.progress.step for course in courses))
         if leads:
-            caller.observer.progress(0, progress.step, config.steps, speed)
-        validation = None if diverged or not _validates(config, step + 1) else _validate(run, caller, step + 1, speed)
-        if leads:
-            for row in _rows(run, seen, speed, validation):
-                caller.observer.metrics(0, row)
-        progress = replace(progress, wall_time_s=earlier_s + time.monotonic() - started)
-        ends = bool(diverged) or step + 1 == config.steps
-        if (ends or look.stops or look.saves) and not _owned(run, caller):
-            return _outcome(run, progress, "stopped", math.nan, TAKEN_OVER)
-        if diverged:
-            return _outcome(run, progress, "diverged", seen[-1].loss, diverged, measured)
-        if validation is not None and ends:
-            if not math.isfinite(validation):
-                why = f"the validation loss became {validation}"
-                return _outcome(run, progress, "diverged", validation, why, measured)
-            if run.execution.checkpoint.keep_final:
-                _save_final(run, saver)
-            return _outcome(run, progress, "done", validation, "", measured)
-        if look.stops:
-            reason = f"asked to stop at step {step + 1} of {config.steps}{_save(run, progress, saver, last=True)}"
-            return _outcome(run, progress, "stopped", math.nan, reason)
-        if look.saves:
-            _save(run, progress, saver, last=False)
+            for course in courses:
+                caller.observer.progress(course.number, course.progress.step, config.steps, speed)
+        validations: Sequence[float | None] = [None] * len(courses)
+        if _validates(config, step + 1) and not all(course.progress.divergence.reason for course in courses):
+            validations = _validate(run, courses, caller, step + 1, speed)
+        left = []
+        for place, (course, seen, loss) in enumerate(zip(courses, counted, validations, strict=True)):
+            validation = None if course.progress.divergence.reason else loss
+            if leads:
+                for row in _rows(run, course, seen, speed, validation):
+                    caller.observer.metrics(course.number, row)
+            wall_time_s = course.earlier_s + time.monotonic() - started
+            course.progress = replace(course.progress, wall_time_s=wall_time_s)
+            outcome = _outcome_at(run, place, course, caller, look, validation, last=seen[-1])
+            if outcome is None:
+                left.append(place)
+            else:
+                outcomes[course.number] = outcome
+                caller.ended(course.number, outcome)
+        if not left:
+            return outcomes
+        if len(left) < len(courses):
+            run, courses = _narrowed(run, courses, left), [courses[place] for place in left]
         looked = time.monotonic()
     raise AssertionError("the last step validates and returns")
 
 
-def _prepare(member: Member, execution: Execution) -> _Run:
-    config = member.config
+def _outcome_at(
+    run: _Run,
+    place: int,
+    course: _Course,
+    caller: _Caller,
+    look: _Look,
+    validation: float | None,
+    *,
+    last: _Seen,
+) -> Outcome | None:
+    """How a member ends at this look; None where it goes on, its checkpoint written if one is due."""
+    progress, steps = course.progress, course.config.steps
+    diverged = progress.divergence.reason
+    ends = bool(diverged) or progress.step == steps
+    if (ends or look.stops or look.saves) and not _owned(run, course, caller):
+        return _outcome(run, course, "stopped", math.nan, TAKEN_OVER)
+    if diverged:
+        return _outcome(run, course, "diverged", last.loss, diverged)
+    if validation is not None and ends:
+        if not math.isfinite(validation):
+            why = f"the validation loss became {validation}"
+            return _outcome(run, course, "diverged", validation, why)
+        if run.execution.checkpoint.keep_final:
+            _save_final(run, place, course)
+        return _outcome(run, course, "done", validation, "")
+    if look.stops:
+        reason = f"asked to stop at step {progress.step} of {steps}{_save(run, place, course, last=True)}"
+        return _outcome(run, course, "stopped", math.nan, reason)
+    if look.saves:
+        _save(run, place, course, last=False)
+    return None
+
+
+def _narrowed(run: _Run, courses: Sequence[_Course], left: Sequence[int]) -> _Run:
+    """The run without the members that have ended."""
+    run.optimizer.keep(left)
+    data = run.data
+    if isinstance(data, StackedData):
+        data = StackedData(members=tuple(data.members[place] for place in left))
+    return replace(run, config=courses[left[0]].config, data=data)
+
+
+def _prepare(members: Sequence[TrainConfig], execution: Execution) -> _Run:
+    config, together = members[0], len(members) > 1
     world = join(execution.device)
     rows = share(config.batch_sequences, world)
-    data = open_data(config.data, config.model, config.seed.data)
+    orders = {seed: open_data(config.data, config.model, seed) for seed in {one.seed.data for one in members}}
     check_corpus(
-        data.corpus,
+        orders[config.seed.data].corpus,
         vocab=config.model.vocab,
         context=config.model.context,
         evaluation_sequences=config.evaluation.sequences,
     )
-    model = Transformer(config.model, config.rates, seed=config.seed.init, dtype=DTYPES[config.precision])
+    seeds = [one.seed.init for one in members] if together else config.seed.init
+    model = Transformer(config.model, config.rates, seed=seeds, dtype=DTYPES[config.precision])
     layout = make_layout(execution, world)
     lay_out(model, layout)
     return _Run(
         config=config,
         execution=execution,
-        checkpoints=member.checkpoints,
         world=world,
         rows=rows,
-        data=data,
+        data=stacked([orders[one.seed.data] for one in members]),
         model=model,
-        optimizer=make_optimizer(model, config, layout),
+        optimizer=make_optimizer(model, members if together else config, layout),
     )
 
 
-def _newest(run: _Run, caller: _Caller) -> Found:
+def _newest(run: _Run, member: Member, note: Callable[[str], None]) -> Found:
     """What rank 0 finds to resume from; the others look for nothing."""
     if not run.world.leads:
         return Found()
-    found = newest_checkpoint(run.checkpoints, run.config)
+    found = newest_checkpoint(member.checkpoints, member.config)
     for path, flaw in found.damaged.items():
-        caller.note(f"checkpoint {path} is passed over ({flaw}); the run resumes from step {found.step}")
+        note(f"checkpoint {path} is passed over ({flaw}); the run resumes from step {found.step}")
     return found
 
 
-def _resume(run: _Run, newest: Path | None) -> Progress:
+def _resume(run: _Run, place: int, member: Member, newest: Path | None) -> Progress:
     """Load the checkpoint that rank 0 found, if any, into the run of every rank; its progress, or a new run's."""
     name = from_lead(newest.name if newest else "", run.world)
     if not name:
         return Progress()
-    step, state = read_checkpoint(run.checkpoints / name, torch.device("cpu"))
-    load_state(run.model, run.optimizer, state)
+    step, state = read_checkpoint(member.checkpoints / name, torch.device("cpu"))
+    if run.stacked:
+        load_member(run.model, run.optimizer, place, state)
+    else:
+        load_state(run.model, run.optimizer, state)
     progress = state["progress"]
     return Progress(
         step=step,
@@ -346,20 +478,28 @@ def _resume(run: _Run, newest: Path | None) -> Progress:
     )
 
 
-def _owned(run: _Run, caller: _Caller) -> bool:
+def _owned(run: _Run, course: _Course, caller: _Caller) -> bool:
     """Whether this attempt may still write, as rank 0 knows and every rank learns."""
-    (lost,) = sum_over_ranks([float(run.world.leads and not caller.may_write())], run.world)
+    (lost,) = sum_over_ranks([float(run.world.leads and not caller.may_write(course.number))], run.world)
     return lost == 0
 
 
-def _save(run: _Run, progress: Progress, saver: Saver, *, last: bool) -> str:
+def _state(run: _Run, place: int) -> dict[str, Any] | None:
+    """What a checkpoint of the member holds, on rank 0."""
+    if run.stacked:
+        return member_state(run.model, run.optimizer, place)
+    return full_state(run.model, run.optimizer, run.world)
+
+
+def _save(run: _Run, place: int, course: _Course, *, last: bool) -> str:
     """Rank 0 writes what the ranks hold together; no rank waits unless it is the `last`.
 
     Returns:
         Of the last one: on every rank, what to add to the run's reason if it is not safe; else nothing.
     """
+    saver, progress = course.saver, course.progress
     saver.settle(wait=True)  # before the copy: host memory holds one at a time
-    state = full_state(run.model, run.optimizer, run.world)
+    state = _state(run, place)
     lost = ""
     if state is not None:
         state["progress"] = asdict(replace(progress, recent=())) | {"recent": list(progress.recent)}
@@ -368,11 +508,11 @@ def _save(run: _Run, progress: Progress, saver: Saver, *, last: bool) -> str:
     return from_lead(lost, run.world) if last else ""
 
 
-def _save_final(run: _Run, saver: Saver) -> None:
-    saver.settle(wait=True)
-    state = full_state(run.model, run.optimizer, run.world)
+def _save_final(run: _Run, place: int, course: _Course) -> None:
+    course.saver.settle(wait=True)
+    state = _state(run, place)
     if state is not None:
-        saver.save_final(state["model"])
+        course.saver.save_final(state["model"])
     from_lead("", run.world)  # no rank leaves before it is written
 
 
@@ -384,7 +524,7 @@ def _step(run: _Run, step: int) -> _Step:
     means = _forward_measures(run, step) if measures else {}
     load = _load(run, step)
     run.optimizer.zero_grad()
-    loss = torch.zeros((), dtype=torch.float64, device=run.world.device)
+    loss = torch.zeros((), dtype=torch.float64, device=run.world.device)  # of a stack, it grows to (R,)
     for rows in _micro_batches(run.rows, run.execution.micro_batch):
         inputs_BT, targets_BT = run.data.batch(step, config.batch_sequences, rows.start, rows.stop)
         inputs_BT = inputs_BT.to(run.world.device, non_blocking=True)
@@ -392,16 +532,16 @@ def _step(run: _Run, step: int) -> _Step:
         with exchanging(run.world):
             mean, balance = _passed(run, inputs_BT, targets_BT.to(run.world.device, non_blocking=True), rows, load)
             minimised = mean if balance is None else mean + config.model.aux_weight * balance
-            torch.autograd.backward(minimised * (len(rows) / len(run.rows)))
-        loss += mean.detach() * (len(rows) / config.batch_sequences)
+            torch.autograd.backward(minimised.sum() * (len(rows) / len(run.rows)))
+        loss = loss + (mean.detach() * (len(rows) / config.batch_sequences)).double()
     if layout.shards == 1:
         average_gradients(run.model.parameters(), run.world)
-    gradients = stability.gradient_squares(run.model, layout) if measures else {}
+    gradients = stability.gradient_squares(run.model, layout, stacked=run.stacked) if measures else {}
     grad_norm = run.optimizer.clip(config.optimizer.clip)
     updates = run.optimizer.step(scale, measured=measures)
     return _Step(
         step=step + 1,
-        lr=config.rates.hidden * scale,
+        multiplier=scale,
         loss=loss,
         grad_norm=grad_norm,
         stability=stability.gather(means, gradients, updates, config, layout) if measures else None,
@@ -471,35 +611,42 @@ def _validates(config: TrainConfig, done: int) -> bool:
 def _look(
     pending: Sequence[_Step],
     run: _Run,
+    courses: Sequence[_Course],
     should_stop: Callable[[], bool],
-    wants_checkpoint: Callable[[float], bool],
     *,
     looked: float,
 ) -> _Look:
     """Wait for the steps since the look at `looked`, then tell each other of them: one exchange between ranks."""
-    world = run.world
-    losses = torch.stack([one.loss for one in pending]).tolist()
-    norms = torch.stack([one.grad_norm for one in pending]).tolist()
+    world, count, members = run.world, len(pending), len(courses)
+    losses = torch.stack([one.loss for one in pending]).movedim(0, -1).flatten().tolist()  # member by member
+    norms = torch.stack([one.grad_norm for one in pending]).movedim(0, -1).flatten().tolist()
     now = time.monotonic()
-    step_s, saves = ((now - looked) / len(pending), float(wants_checkpoint(now))) if world.leads else (0.0, 0.0)
-    total = sum_over_ranks([*losses, *norms, step_s, saves, float(should_stop())], world)
+    due = [course.saver.wants(now) for course in courses] if world.leads else []
+    step_s = (now - looked) / count if world.leads else 0.0
+    total = sum_over_ranks([*losses, *norms, step_s, float(any(due)), float(should_stop())], world)
+    measured = [
+        [one.stability and {name: run.each(value)[place] for name, value in one.stability.items()} for one in pending]
+        for place in range(members)
+    ]
     seen = [
-        _Seen(
-            step=one.step,
-            lr=one.lr,
-            loss=loss,
-            grad_norm=norm / world.size,
-            stability=stability.rows(one.stability, run.config) if one.stability is not None else {},
-        )
-        for one, loss, norm in zip(pending, total[: len(pending)], total[len(pending) : -3], strict=True)
+        [
+            _Seen(
+                step=one.step,
+                multiplier=one.multiplier,
+                loss=total[place * count + i],
+                grad_norm=total[(members + place) * count + i] / world.size,
+                stability=stability.rows(part, run.config) if (part := measured[place][i]) is not None else {},
+            )
+            for i, one in enumerate(pending)
+        ]
+        for place in range(members)
     ]
     return _Look(seen=seen, step_s=total[-3], saves=total[-2] > 0, stops=total[-1] > 0)
 
 
-def _advance(
-    progress: Progress, seen: Sequence[_Seen], elapsed_s: float, config: TrainConfig
-) -> tuple[Progress, Sequence[_Seen]]:
-    """The progress after these steps, and those of them that count: none after the one at which the run diverged."""
+def _advance(course: _Course, seen: Sequence[_Seen], elapsed_s: float) -> Sequence[_Seen]:
+    """Take these steps into the member's progress; those that count: none after the one at which it diverged."""
+    config, progress = course.config, course.progress
     judged, recent = progress.divergence, progress.recent
     tail = max(1, math.ceil(TAIL_SHARE * config.steps))
     counted = 0
@@ -509,17 +656,20 @@ def _advance(
         counted += 1
         if judged.reason:
             break
-    after = replace(
+    course.progress = replace(
         progress,
         step=progress.step + counted,
         divergence=judged,
         recent=recent,
         stepping_s=progress.stepping_s + elapsed_s,
     )
-    return after, seen[:counted]
+    course.measured = next((one.stability for one in reversed(seen[:counted]) if one.stability), course.measured)
+    return seen[:counted]
 
 
-def _rows(run: _Run, seen: Sequence[_Seen], speed: float, validation: float | None) -> Iterator[dict[str, float]]:
+def _rows(
+    run: _Run, course: _Course, seen: Sequence[_Seen], speed: float, validation: float | None
+) -> Iterator[dict[str, float]]:
     """The lines of the record: the first and every `log_every`-th step, and each with a validation (the last here) or
     a measurement of stability.
     """
@@ -530,7 +680,7 @@ def _rows(run: _Run, seen: Sequence[_Seen], speed: float, validation: float | No
                 "step": one.step,
                 "tokens": one.step * run.config.batch_tokens,
                 "loss": one.loss,
-                "lr": one.lr,
+                "lr": course.config.rates.hidden * one.multiplier,
                 "grad_norm": one.grad_norm,
                 "tokens_per_s": speed,
                 **({"val/loss": validation} if validation is not None and validated else {}),
@@ -539,8 +689,11 @@ def _rows(run: _Run, seen: Sequence[_Seen], speed: float, validation: float | No
 
 
 @torch.no_grad()
-def _validate(run: _Run, caller: _Caller, step: int, speed: float) -> float:
-    """Mean next-token cross-entropy over the fixed validation set, nats/token, its sequences shared by the ranks."""
+def _validate(run: _Run, courses: Sequence[_Course], caller: _Caller, step: int, speed: float) -> list[float]:
+    """Each member's mean next-token cross-entropy over the fixed validation set, nats/token.
+
+    The ranks share its sequences.
+    """
     world, sequences = run.world, run.config.evaluation.sequences
     start, stop = sequences * world.rank // world.size, sequences * (world.rank + 1) // world.size
     per_batch = run.execution.micro_batch or len(run.rows)
@@ -554,13 +707,13 @@ def _validate(run: _Run, caller: _Caller, step: int, speed: float) -> float:
         with exchanging(world):
             mean = run.model(inputs_BT, targets_BT=targets_BT)
         if count:
-            total += mean * count
+            total = total + (mean * count).double()
         caller.alive(step)
         if world.leads:
-            caller.observer.progress(0, step, run.config.steps, speed)
+            for course in courses:
+                caller.observer.progress(course.number, step, run.config.steps, speed)
     give_up_gathered(run.model, run.optimizer.layout)
-    (summed,) = sum_over_ranks([total.item()], world)
-    return summed / sequences
+    return [summed / sequences for summed in sum_over_ranks(total.flatten().tolist(), world)]
 
 
 def _smoothed(speed: float, now: float) -> float:
@@ -568,14 +721,10 @@ def _smoothed(speed: float, now: float) -> float:
 
 
 def _outcome(
-    run: _Run,
-    progress: Progress,
-    state: Literal["done", "diverged", "stopped"],
-    loss: float,
-    reason: str,
-    measured: Mapping[str, float] | None = None,
+    run: _Run, course: _Course, state: Literal["done", "diverged", "stopped"], loss: float, reason: str
 ) -> Outcome:
-    tokens = progress.step * run.config.batch_tokens
+    progress = course.progress
+    tokens = progress.step * course.config.batch_tokens
     return Outcome(
         state=state,
         loss=loss,
@@ -585,6 +734,7 @@ def _outcome(
         wall_time_s=progress.wall_time_s,
         tokens_per_s=tokens / progress.stepping_s,
         reason=reason,
+        stack=course.stack,
         device=run.world.device_name,
-        stability=stability.averages(measured or {}),
+        stability=stability.averages(course.measured if state != "stopped" else {}),
     )

@@ -5,15 +5,14 @@ stream too; branches and matrix products are computed in `dtype`.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import overload
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kernels.primitives import linear, linear_cross_entropy
-from model.attention import Attention, rotary
+from kernels.primitives import embedding, linear, linear_cross_entropy
+from model.attention import Attention, member_mean, rotary
 from model.config import ModelConfig, Rates
 from model.mlp import Mlp
 from model.moe import Mixture, Watch
@@ -87,19 +86,26 @@ class Transformer(nn.Module):
     Args:
         config: Its shape and switches.
         rates: Supplies the residual and logit multipliers.
-        seed: Draws the weights; each parameter's draw depends on this and its name only.
+        seed: Draws the weights; each parameter's draw depends on this and its name only. Several make a stack of
+            independent members (`model.fusing`): weights, activations and losses have a dimension R in front.
         dtype: Of activations and matrix products.
     """
 
     cos_TK: Tensor
     sin_TK: Tensor
 
-    def __init__(self, config: ModelConfig, rates: Rates, *, seed: int, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, config: ModelConfig, rates: Rates, *, seed: int | Sequence[int], dtype: torch.dtype = torch.float32
+    ) -> None:
         super().__init__()
         self.config = config
         self.logit_multiplier = rates.logit_multiplier
         held = torch.promote_types(dtype, torch.float32)
-        weights = {p.name: nn.Parameter(initial(p, seed).to(held)) for p in parameters(config)}
+        drawn = {
+            p.name: initial(p, seed) if isinstance(seed, int) else torch.stack([initial(p, one) for one in seed])
+            for p in parameters(config)
+        }
+        weights = {name: nn.Parameter(value.to(held)) for name, value in drawn.items()}
         self.embedding = weights["embedding"]
         self.blocks = nn.ModuleList(
             Block(config, weights, layer, rates.residual_multiplier, dtype) for layer in range(config.depth)
@@ -122,11 +128,12 @@ class Transformer(nn.Module):
     ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         """The logits, shape (B, T, V), or with `targets_BT` their mean cross-entropy, 0-d, in float32 or better.
 
-        With `watch`, also what it asks for, by name, each stacked over the layers.
+        With `watch`, also what it asks for, by name, each stacked over the layers. The members of a stack read the
+        same tokens, or with (R, B, T) their own; they give (R, B, T, V), (R,) and (layers, R).
         """
         length = tokens_BT.shape[-1]
         cos_TK, sin_TK = self.cos_TK[:length], self.sin_TK[:length]
-        x_BTD = F.embedding(tokens_BT, self.embedding)
+        x_BTD = embedding(tokens_BT, self.embedding)
         layers: list[dict[str, Tensor]] = []
         for block in self.blocks:
             x_BTD, seen = block(x_BTD, cos_TK, sin_TK, watch)
@@ -153,8 +160,8 @@ def output_statistics(branch: str, h_BTD: Tensor, multiplier: float) -> dict[str
     deviation = (h_BTD - h_BTD.mean(dim=-1, keepdim=True)).abs()
     outlier = deviation > OUTLIER_STD * h_BTD.std(dim=-1, keepdim=True)
     return {
-        f"{branch}_square": h_BTD.square().mean(),
-        f"{branch}_outliers": 100 * outlier.to(h_BTD.dtype).mean(),
+        f"{branch}_square": member_mean(h_BTD.square()),
+        f"{branch}_outliers": 100 * member_mean(outlier.to(h_BTD.dtype)),
     }
 
 

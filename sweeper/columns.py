@@ -25,6 +25,7 @@ COLUMNS: Mapping[str, str] = {
     "tokens_per_s": "training speed",
     "attempts": "tries it took",
     "world_size": "processes that trained it",
+    "stack": "runs trained together with it as one model, itself among them",
     "device": "`cpu`, or the model of the GPU",
     "fingerprint": "hash of the data",
 }

@@ -1,5 +1,6 @@
 """Bring a sweep to its end on this machine: freeze it, start what is left, follow it, take up what died."""
 
+import math
 import os
 import signal
 import threading
@@ -9,12 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from model.config import AUX_TOKENS, DataConfig
 from model.corpus import check_corpus, is_on_hub, read_corpus
 from sweeper.errors import ConfigError, DataError, LaunchError
-from sweeper.plan import Plan, PlannedRun, Speeds, make_plan, plan_json
+from sweeper.plan import MEMORY_SHARE, Plan, PlannedRun, Speeds, make_plan, plan_json
 from sweeper.records import (
     Beat,
     Evidence,
@@ -41,6 +42,7 @@ from sweeper.scheduler import local
 from sweeper.slurm import Queue, Settings, ask_queue
 from sweeper.snapshot import take_snapshot
 from sweeper.spec import Cluster, RunSpec, Sweep
+from sweeper.stacking import stacks
 from sweeper.status import ACTIVE, FINISHED, State, state_of, states
 
 POLL_S = 0.2
@@ -117,7 +119,8 @@ def measured(evidence: Mapping[str, Evidence]) -> Speeds:
     for record in (seen.record for seen in evidence.values()):
         if record is not None and record.state == "done":
             shape = (record.params_total, record.world_size)
-            speeds[shape] = min(record.tokens_per_s, speeds.get(shape, record.tokens_per_s))
+            speed = record.tokens_per_s * record.stack
+            speeds[shape] = min(speed, speeds.get(shape, speed))
     return speeds
 
 
@@ -290,7 +293,8 @@ class _Following:
     plan: Plan
     specs: Mapping[str, RunSpec]
     planned: dict[str, PlannedRun] = field(init=False)
-    waiting: deque[RunSpec] = field(init=False)
+    waiting: deque[tuple[RunSpec, ...]] = field(init=False)
+    """Stacks of runs that are trained together, most of one."""
     free: list[local.Slot] = field(init=False)
     active: dict[str, _Active] = field(init=False, default_factory=dict)
     """By job id."""
@@ -302,7 +306,6 @@ class _Following:
 
     def __post_init__(self) -> None:
         self.planned = {run.run_id: run for run in self.plan.runs}
-        self.waiting = deque(spec for job in self.plan.jobs for spec in job.runs)
         self.ended = {run_id: run.state for run_id, run in self.planned.items() if run.state in FINISHED}
         memory_gib = max((run.memory_gib for run in self.plan.runs), default=0.0)
         cluster, execution = self.sweep.cluster, self.sweep.execution
@@ -312,11 +315,31 @@ class _Following:
         for run_id, run in self.planned.items():
             if run.state == "running":
                 self._adopt_holder(run_id)
+        self.waiting = deque(self._stacks(memory_gib))
         held = {run_id for active in self.active.values() for run_id in active.runs}
         # What was running when the plan was made and is held by nobody now died in between.
         gone = [r for r, run in self.planned.items() if run.state == "running" and r not in held]
         now = states(read_evidence(self.folder, gone))
-        self.waiting.extend(self.specs[r] for r in gone if now[r] not in FINISHED | ACTIVE)
+        self.waiting.extend((self.specs[r],) for r in gone if now[r] not in FINISHED | ACTIVE)
+
+    def _stacks(self, memory_gib: float) -> list[tuple[RunSpec, ...]]:
+        """The runs of the plan, those together that are to be one stack."""
+        cluster, execution = self.sweep.cluster, self.sweep.execution
+        runs = [spec for job in self.plan.jobs for spec in job.runs]
+        slots = max(1, len(self.free))
+        gpu = any(self.free)
+        per_slot = max(1.0, math.ceil(slots / max(1, len(set(self.free))))) if gpu else slots
+        room_gib = cluster.gpu.memory_gib * MEMORY_SHARE if gpu else local.free_memory() / local.GIB
+        return stacks(
+            runs,
+            {spec.run_id: self.planned[spec.run_id].flops_causal for spec in runs},
+            self.sweep.launch.together if cluster.processes == 1 else "off",
+            execution,
+            slots=slots,
+            gpu=gpu,
+            budget_gib=max(memory_gib, room_gib / per_slot - local.PROCESS_GIB),
+            memory_gib={spec.run_id: self.planned[spec.run_id].memory_gib for spec in runs},
+        )
 
     def _adopt(self, job: str, owner: Owner, runs: tuple[str, ...], processes: int, gpus: local.Slot | None) -> None:
         """Wait for a job that an earlier launcher started; on this machine it keeps its GPUs, or a core."""
@@ -348,11 +371,11 @@ class _Following:
             elif active.processes > 1 and active.owner.here:
                 self._end_if_broken(active)
         while self.waiting and self.free:
-            spec = self.waiting.popleft()
-            if is_held(self.folder, spec.run_id):
-                self.ended[spec.run_id] = "cancelled"
-            else:
-                self._start(spec, self.free.pop())
+            specs = self.waiting.popleft()
+            held = {spec.run_id for spec in specs if is_held(self.folder, spec.run_id)}
+            self.ended |= dict.fromkeys(held, "cancelled")
+            if left := tuple(spec for spec in specs if spec.run_id not in held):
+                self._start(left, self.free.pop())
         return bool(self.active or self.waiting)
 
     def _ended_elsewhere(self, active: _Active) -> bool:
@@ -369,12 +392,16 @@ class _Following:
         elif time.monotonic() - active.broken_since > BROKEN_S:
             local.kill(active.owner)
 
-    def _start(self, spec: RunSpec, slot: local.Slot) -> None:
-        write_spec(self.folder, spec)
-        name = f"{time.strftime('%Y%m%d-%H%M%S')}-{spec.run_id}-{os.getpid()}-{self.lost[spec.run_id]}"
+    def _start(self, specs: tuple[RunSpec, ...], slot: local.Slot) -> None:
+        for spec in specs:
+            write_spec(self.folder, spec)
+        first = specs[0].run_id
+        name = f"{time.strftime('%Y%m%d-%H%M%S')}-{first}-{os.getpid()}-{self.lost[first]}"
+        tries: Literal["auto", "always"] = "auto" if self.sweep.launch.fuse == "auto" else "always"
         job = JobFile(
             job=name,
-            tasks=((spec.run_id,),),
+            tasks=(tuple(spec.run_id for spec in specs),),
+            together=tries if len(specs) > 1 else "",
             code=self.code,
             processes=self.sweep.cluster.processes,
             heartbeat_s=HEARTBEAT_S,
@@ -386,7 +413,7 @@ class _Following:
         owner = local.submit(path, self.sweep.cluster, _environment(self.folder, job))
         # Known here first: should the note below fail, `stop` still ends the process.
         self.active[name] = _Active(owner=owner, runs=job.runs, processes=job.processes, slots=(slot,))
-        self.started.add(spec.run_id)
+        self.started |= set(job.runs)
         write_submitted(path, Submitted(owner=owner, time=time.time()))
 
     def _take_up(self, job: str) -> None:
@@ -394,6 +421,7 @@ class _Following:
         active = self.active.pop(job)
         close_job(self.folder.jobs / job)
         self.free.extend(active.slots)
+        again: list[RunSpec] = []
         for run_id, seen in read_evidence(self.folder, active.runs).items():
             state = state_of(seen)
             if state in FINISHED or state == "cancelled":
@@ -405,15 +433,26 @@ class _Following:
                 self._adopt_holder(run_id)
             elif run_id in self.specs:
                 last = seen.attempts[-1] if seen.attempts else None
-                asked = last is not None and last.job == job and last.end is not None and last.end.state == "stopped"
+                end = last.end if last is not None and last.job == job else None
                 advanced = any((self.folder.run(run_id) / "checkpoint").glob("*"))
-                self._again(run_id, job, counts=not (asked and advanced))
+                if end is not None and end.state == "stopped" and advanced:
+                    again.append(self.specs[run_id])
+                elif end is None and not self.lost[run_id] and len(active.runs) > 1:
+                    self.lost[run_id] = 1  # the machine may have killed it: the stack goes on as it was
+                    again.append(self.specs[run_id])
+                else:
+                    self._again(run_id, job)
+        if again:
+            self.waiting.appendleft(tuple(again))
 
-    def _again(self, run_id: str, job: str, *, counts: bool) -> None:
-        """A run whose worker ended without a result waits for another, unless workers die of it too often."""
-        self.lost[run_id] += counts
+    def _again(self, run_id: str, job: str) -> None:
+        """A run whose worker ended without a result waits for another, unless workers die of it too often.
+
+        It is trained by itself then: what its worker died of, others of its stack need not die of again.
+        """
+        self.lost[run_id] += 1
         if self.lost[run_id] < self.sweep.cluster.attempts:
-            self.waiting.appendleft(self.specs[run_id])
+            self.waiting.appendleft((self.specs[run_id],))
         else:
             self.ended[run_id] = "failed"
             self.failures.append(self._failure(run_id, job))

@@ -77,6 +77,8 @@ class RunRecord:
     """The axis values of the cell, by name."""
     device: str = ""
     """`cpu`, or the model of the GPU."""
+    stack: int = 1
+    """Runs that its last attempt trained together as one stack, this one among them."""
     reason: str = ""
     """Why a run diverged."""
     extra: Mapping[str, Value] = field(default_factory=dict)
@@ -226,6 +228,8 @@ class JobFile:
     """Of one run."""
     heartbeat_s: float
     execution: Execution
+    together: Literal["", "auto", "always"] = ""
+    """Whether the runs of an element are trained as one stack: by a trial, or in any case."""
     gpus: tuple[str, ...] | None = None
     """GPUs that the job may use, as CUDA_VISIBLE_DEVICES names them; None leaves the scheduler's choice."""
     cluster: Cluster | None = None

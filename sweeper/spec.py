@@ -224,6 +224,31 @@ class Trainer:
         check(self.grace_s >= 0, f"grace_s must be 0 or positive, got {self.grace_s}")
 
 
+Fuse = int | Literal["auto", "off"]
+"""How many runs are trained together as one stack at most; `auto` finds out what pays, `off` is 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """How the runs of a launch are handed out."""
+
+    fuse: Fuse = "auto"
+    """Whether runs that differ in learning rate, weight decay and seeds only are trained together as one batched model
+    (`model.fusing`), as small models gain from: `off`, or of how many members at most, or `auto`: where they are small
+    and a trial at the start of each stack says that it pays. For runs of one process on this machine."""
+
+    def __post_init__(self) -> None:
+        check(
+            isinstance(self.fuse, str) or self.fuse > 0,
+            f"launch.fuse is auto, off or a number of runs from 1, got {self.fuse}",
+        )
+
+    @property
+    def together(self) -> Fuse:
+        """`fuse` with one spelling of trained alone."""
+        return "off" if self.fuse == 1 else self.fuse
+
+
 FIGURE_NAMES = ("lr", "law", "flops", "heat", "sensitivity", "arms", "surface", "joint", "stability")
 """What a question may ask to be drawn; `figures.FIGURES` says what each shows."""
 
@@ -320,6 +345,7 @@ class Sweep:
     cluster: Cluster
     execution: Execution
     question: Question
+    launch: Launch = field(default_factory=Launch)
     resolved: str
     """The composed configuration as YAML, frozen beside the results."""
     notes: tuple[str, ...] = ()

@@ -141,8 +141,15 @@ def _first_that_fits(kinds: tuple[Any, ...], value: Any, where: str, place: Plac
             return convert(kind, value, where, place=place)
         except ConfigError:
             continue
-    names = " or ".join(getattr(kind, "__name__", str(kind)) for kind in kinds)
+    names = " or ".join(name for kind in kinds for name in _names(kind))
     raise ConfigError(f"{place(where)}: expected {names}, got {value!r}")
+
+
+def _names(kind: Any) -> tuple[str, ...]:
+    """What an error calls a part of a union: its type, or its choices."""
+    if get_origin(kind) is Literal:
+        return tuple(map(str, get_args(kind)))
+    return (getattr(kind, "__name__", str(kind)),)
 
 
 def _scalar(kind: Any, value: Any, where: str, place: Place) -> Any:

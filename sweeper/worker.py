@@ -14,7 +14,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TextIO
@@ -33,6 +33,7 @@ from sweeper.records import (
     claim_attempt,
     counted_attempts,
     is_superseded,
+    read_attempts,
     read_job,
     read_json,
     read_rank_end,
@@ -75,6 +76,10 @@ def run(job_folder: str, stop: Stop, run_ids: tuple[str, ...] = ()) -> None:
     job = read_job(path)
     verify_snapshot(folder.code, job.code)
     place = _take_place(job)
+    if job.together and not run_ids:
+        turns = {run_id: _take_turn(folder, path, place, run_id, stop) for run_id in job.runs}
+        _attempt_together(folder, job, place, {r: number for r, number in turns.items() if number is not None}, stop)
+        return
     for run_id in run_ids or job.runs:
         number = _take_turn(folder, path, place, run_id, stop)
         if number is not None:
@@ -189,6 +194,30 @@ def _attempt(folder: SweepFolder, job: JobFile, place: Place, run_id: str, numbe
                 raise  # ends this process, so that the launcher ends the others that wait for it
 
 
+def _attempt_together(folder: SweepFolder, job: JobFile, place: Place, numbers: Mapping[str, int], stop: Stop) -> None:
+    """One attempt at each of several runs as one stack: each ends in a record, or in an end that says why not."""
+    with ExitStack() as logs:
+        for run_id, number in numbers.items():
+            logs.enter_context(_logging(folder.attempt(run_id, number) / "log"))
+        try:
+            specs = {run_id: read_spec(folder, run_id) for run_id in numbers}
+            for run_id, spec in specs.items():
+                log.info("attempt %d at %s: %s", numbers[run_id], run_id, dict(spec.axes))
+                provided = provenance(folder, job, spec, place) | {"stack": len(specs)}
+                write_json(folder.attempt(run_id, numbers[run_id]) / "provenance.json", provided)
+            if specs:
+                _train_together(folder, job, place, specs, numbers, stop)
+        except Exception as error:
+            log.exception("the runs failed together")
+            # Whose fault it was is not known: each is tried by itself, unless that was tried too often.
+            end = replace(_end_of(error), state="lost")
+            for run_id, number in numbers.items():
+                attempt = read_attempts(folder, run_id)[-1]
+                ended = attempt.end is not None or read_record(folder, run_id) is not None
+                if not ended and not _taken_over(folder, run_id, number):
+                    write_end(folder, run_id, number, end)
+
+
 def _taken_over(folder: SweepFolder, run_id: str, number: int) -> bool:
     """Whether this attempt is known to be no longer the one: a disk that cannot be asked has taken nothing over."""
     try:
@@ -296,16 +325,79 @@ def _train_ourselves(
         _execution(folder, job, spec),
         recorder,
         stop,
-        may_write=lambda: not _taken_over(folder, spec.run_id, number),
+        may_write=lambda _member: not _taken_over(folder, spec.run_id, number),
         alive=recorder.alive,
     )
     return outcome
 
 
-def _execution(folder: SweepFolder, job: JobFile, spec: RunSpec) -> Execution:
+def _train_together(
+    folder: SweepFolder,
+    job: JobFile,
+    place: Place,
+    specs: Mapping[str, RunSpec],
+    numbers: Mapping[str, int],
+    stop: Stop,
+) -> None:
+    """Train runs as one stack, each to its outcome, and write that down as it ends."""
+    from model import corpus
+    from model.train import Member, train
+
+    ids = list(specs)
+    first = specs[ids[0]]
+    corpus.check_fingerprint(first.train.data, first.train.model.vocab)
+    with ExitStack() as files:
+        members = [
+            (
+                run_id,
+                numbers[run_id],
+                files.enter_context(_lines(folder.attempt(run_id, numbers[run_id]) / "metrics.jsonl")),
+            )
+            for run_id in ids
+        ]
+        recorder = files.enter_context(_Recorder(folder, job, place, members, stop, by_command=False))
+
+        def ended(member: int, outcome: Any) -> None:
+            run_id = ids[member]
+            recorder.leave(member)
+            _finish(folder, specs[run_id], outcome, numbers[run_id], place, job, stop)
+
+        train(
+            [Member(config=specs[r].train, checkpoints=folder.run(r) / "checkpoint") for r in ids],
+            _execution(folder, job, *specs.values()),
+            recorder,
+            stop,
+            may_write=lambda member: not _taken_over(folder, ids[member], numbers[ids[member]]),
+            alive=recorder.alive,
+            ended=ended,
+            tried=_pays if job.together == "auto" else None,
+        )
+        recorder.finish()
+
+
+GAIN = 1.05
+"""What training together must gain to be chosen."""
+
+
+def _pays(trial: Any) -> bool:
+    """Whether the runs are to be trained together, by a `model.trial.Trial`; the log says why."""
+    pays: bool = trial.gain >= GAIN
+    log.info(
+        "a step of %d runs together takes %.4g ms, of one alone %.4g ms: %.2f times as fast, so they are trained %s",
+        trial.members,
+        1e3 * trial.together_s,
+        1e3 * trial.alone_s,
+        trial.gain,
+        "together" if pays else "one after another",
+    )
+    return pays
+
+
+def _execution(folder: SweepFolder, job: JobFile, *specs: RunSpec) -> Execution:
     """How to train, with a smaller micro-batch after attempts that lacked memory."""
-    halved = halvings([(attempt, None) for attempt in counted_attempts(folder, spec.run_id)])
-    share = -(-spec.train.batch_sequences // job.processes)
+    tried = ([(attempt, None) for attempt in counted_attempts(folder, spec.run_id)] for spec in specs)
+    halved = max(map(halvings, tried))
+    share = -(-specs[0].train.batch_sequences // job.processes)
     size = smaller_micro_batch(job.execution.micro_batch, share, halved)
     if halved:
         log.info("memory ran out %d times: micro-batch %d of %d sequences", halved, size, share)
@@ -365,6 +457,11 @@ class _Recorder:
         if self.leads:
             self._beat()  # how far it came, for whoever decides about another attempt
         self.finished = True
+
+    def leave(self, member: int) -> None:
+        """A member that makes no steps any more, while others do: its last sign of life."""
+        self._beat()
+        self.standing.pop(member, None)
 
     def metrics(self, member: int, row: Mapping[str, float]) -> None:
         """One line of metrics.jsonl; what is not a number becomes null. A full disk costs lines, not the run."""
@@ -493,6 +590,7 @@ def _finish(
         tokens_per_s=outcome.tokens_per_s,
         attempts=number,
         world_size=place.world_size,
+        stack=1 if by_command else outcome.stack,
         device=outcome.device,
         fingerprint=train.data.fingerprint,
         axes=dict(spec.axes),

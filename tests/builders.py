@@ -17,7 +17,7 @@ from model.config import (
 from model.corpus import with_fingerprint
 from sweeper.laws.transfer import Transfer, rates
 from sweeper.records import RunRecord, owner_of
-from sweeper.spec import Cluster, Question, RunSpec, Sweep, run_id
+from sweeper.spec import Cluster, Fuse, Launch, Question, RunSpec, Sweep, run_id
 
 TINY = ModelConfig(width=16, depth=1, head_size=8, kv_heads=2, vocab=16, context=32)
 CHAIN = with_fingerprint(DataConfig(source="synthetic"), TINY.vocab)
@@ -55,14 +55,18 @@ def run_spec(lr: float = 0.05, steps: int = 8, arm: str = "", **changes: Any) ->
     )
 
 
-def tiny_sweep(**cluster: Any) -> Sweep:
-    """A sweep to launch run specs under; its own arms are empty because tests bring the specs."""
+def tiny_sweep(fuse: Fuse = "off", **cluster: Any) -> Sweep:
+    """A sweep to launch run specs under; its own arms are empty because tests bring the specs.
+
+    Its runs are trained one by one unless a test asks for stacks: what `auto` chooses depends on the machine.
+    """
     return Sweep(
         name="tiny",
         arms=(),
         cluster=Cluster(**cluster),
         execution=Execution(device="cpu", log_every=1),
         question=Question(),
+        launch=Launch(fuse=fuse),
         resolved="name: tiny\n",
     )
 

@@ -19,6 +19,7 @@ RESULTS = (
     "tokens_per_s",
     "attempts",
     "world_size",
+    "stack",
     "device",
     "state",
     "seed",

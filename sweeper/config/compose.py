@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast, get_origin
+from typing import Any, cast, get_args, get_origin
 
 import yaml
 from hydra import compose, initialize_config_dir
@@ -141,7 +141,8 @@ def _setting(override: Override) -> str:
     # A list, a mapping, or a value that nothing has declared: as Hydra reads it.
     if "${" in text or override.type == Value or get_origin(override.type) in (tuple, Mapping):
         return text
-    if override.type not in (int, float, bool):
+    counts = int in get_args(override.type) and not text.isidentifier()  # a number, where words are choices too
+    if override.type not in (int, float, bool) and not counts:
         return _quoted(text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text)
     expression = compile_expression(text, override.place)
     an_axis = varies(override.path)

@@ -6,14 +6,19 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from model.config import Execution
-from sweeper.spec import Base, Cluster, Question
+from sweeper.spec import Base, Cluster, Launch, Question
 from sweeper.typed import fields_of
 
 GRID_KEYS = ("axes", "zip", "union", "derive", "where", "repeat")
 BASE_KEYS = tuple(fields_of(Base))
 CHOSEN_GROUPS = ("model", "optimizer", "transfer", "schedule", "data", "evaluation", "cluster")
 """The groups that every sweep chooses from, or sets itself: what they decide is never left to a default."""
-SHARED_SECTIONS: Mapping[str, type] = {"cluster": Cluster, "execution": Execution, "question": Question}
+SHARED_SECTIONS: Mapping[str, type] = {
+    "cluster": Cluster,
+    "execution": Execution,
+    "launch": Launch,
+    "question": Question,
+}
 """What is said once for all runs."""
 SWEEP_KEYS = (*BASE_KEYS, *GRID_KEYS, *SHARED_SECTIONS, "title", "scale", "scales", "arms")
 

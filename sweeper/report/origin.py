@@ -81,7 +81,7 @@ def read_origin(sweep: Sweep, specs: Sequence[RunSpec], folder: SweepFolder) -> 
         done=sum(record.state == "done" for record in records.values()),
         diverged=sum(record.state == "diverged" for record in records.values()),
         missing=tuple(spec for run_id, spec in asked.items() if run_id not in records),
-        device_s=sum(record.wall_time_s * record.world_size for record in records.values()),
+        device_s=sum(record.wall_time_s * record.world_size / record.stack for record in records.values()),
         tallies=_tallies(found, records),
         first=times[0] if times else None,
         last=times[-1] if times else None,

@@ -1,4 +1,4 @@
-"""Launch the tiny sweep in a process of its own, so that a test can kill it: `launch_child.py RUNS STEPS LR …`."""
+"""Launch the tiny sweep in a process of its own, so that a test can kill it: `launch_child.py RUNS FUSE STEPS LR …`."""
 
 import sys
 from pathlib import Path
@@ -11,8 +11,9 @@ from sweeper.launch import launch
 from sweeper.records import SweepFolder
 
 if __name__ == "__main__":
-    runs, steps, *rates = sys.argv[1:]
+    runs, fuse, steps, *rates = sys.argv[1:]
     specs = [run_spec(lr=float(lr), steps=int(steps)) for lr in rates]
-    result = launch(tiny_sweep(parallel=2), specs, SweepFolder(Path(runs), "tiny"), follow=lambda _: None, tell=print)
+    sweep = tiny_sweep(parallel=2) if fuse == "off" else tiny_sweep(fuse=int(fuse), parallel=2)
+    result = launch(sweep, specs, SweepFolder(Path(runs), "tiny"), follow=lambda _: None, tell=print)
     print(f"started {result.started} found {result.found} {dict(result.states)}")
     sys.exit(130 if result.interrupted else 0)

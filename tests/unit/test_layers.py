@@ -12,9 +12,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 ROWS = (
-    "errors files laws expressions typed watchdog model.config model.parameters model.shape",
+    "errors files laws expressions typed watchdog model.config model.parameters model.shape model.fusing",
     "spec columns slurm records status retries fits model.corpus snapshot",
-    "config grid arguments plan table suggestions series",
+    "config grid arguments plan stacking table suggestions series",
     "scheduler worker worker_entry supervisor command launch submission tend keeper sources merge doctor "
     "overview selection explanation logs steering exporting terminal figures analysis report",
     "cli api",
@@ -23,7 +23,7 @@ ROWS = (
 
 ROW = {name: row for row, names in enumerate(ROWS) for name in names.split()}
 
-LIGHT = ("model.config", "model.parameters", "model.shape", "model.corpus")
+LIGHT = ("model.config", "model.parameters", "model.shape", "model.corpus", "model.fusing")
 """What a login node without torch imports of `model`."""
 
 ONLY_IN = {

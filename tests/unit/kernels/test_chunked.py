@@ -62,3 +62,19 @@ def test_without_gradients_only_the_loss_is_made():
 def test_the_plan_counts_the_chunks_that_are_made(monkeypatch):
     monkeypatch.undo()
     assert chunked.CHUNK_LOGITS == CHUNK_LOGITS
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["same targets", "targets of their own"])
+@pytest.mark.parametrize("rows", [4, ROWS], ids=["composed", "in chunks"])
+def test_each_member_of_a_stack_has_the_loss_that_it_has_by_itself(rows, shared):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 1, rows, WIDTH, generator=generator, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(3, VOCAB, WIDTH, generator=generator, dtype=torch.float64, requires_grad=True)
+    targets = torch.randint(VOCAB, (1, rows) if shared else (3, 1, rows), generator=generator)
+    losses = chunked.linear_cross_entropy(x, weight, targets, 0.4)
+    found = torch.autograd.grad(losses.sum(), (x, weight))
+    each = [(x[r], weight[r], targets if shared else targets[r]) for r in range(3)]
+    expected = torch.stack([reference.linear_cross_entropy(*one, 0.4) for one in each])
+    assert losses.shape == (3,)
+    torch.testing.assert_close(losses, expected)
+    torch.testing.assert_close(found, torch.autograd.grad(expected.sum(), (x, weight)))

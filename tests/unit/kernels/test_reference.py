@@ -8,6 +8,7 @@ import kernels.reference
 from kernels.reference import (
     causal_logsumexp,
     cross_entropy,
+    embedding,
     grouped_linear,
     linear,
     matrix_radius,
@@ -167,3 +168,23 @@ def test_the_log_sum_exp_of_causal_attention_is_its_formula_however_it_is_cut(mo
             logits = (q[:, h, t, None] * k[:, h // 2, : t + 1]).sum(-1) / 8**0.5
             expected[:, h, t] = logits.logsumexp(-1)
     torch.testing.assert_close(causal_logsumexp(q, k), expected)
+
+
+# ── stacked members ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("shape", [(3, 2, 5, 8), (3, 2, 5, 4, 8)], ids=["stream", "heads"])
+def test_stacked_gains_are_those_of_their_members(shape):
+    x, gain = randn(*shape), randn(3, 8, seed=1)
+    each = torch.stack([rms_norm(one, own, 1e-6) for one, own in zip(x, gain, strict=True)])
+    torch.testing.assert_close(rms_norm(x, gain, 1e-6), each)
+
+
+def test_stacked_members_look_up_tables_of_their_own():
+    weight = torch.randn(3, 7, 4, dtype=torch.float64, requires_grad=True)
+    shared, own = torch.randint(7, (2, 5)), torch.randint(7, (3, 2, 5))
+    assert torch.equal(embedding(shared, weight), weight[:, shared])
+    assert torch.equal(embedding(own, weight), torch.stack([weight[r, own[r]] for r in range(3)]))
+    (found,) = torch.autograd.grad(embedding(own, weight).square().sum(), weight)
+    (expected,) = torch.autograd.grad(sum(weight[r, own[r]].square().sum() for r in range(3)), weight)
+    torch.testing.assert_close(found, expected)

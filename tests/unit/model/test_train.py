@@ -98,7 +98,7 @@ def run(
     *,
     stop_after: int = NEVER,
     recorder: Recorder | None = None,
-    may_write: Callable[[], bool] = lambda: True,
+    may_write: Callable[[int], bool] = lambda _member: True,
     **execution: Any,
 ) -> tuple[Outcome, list[Mapping[str, float]]]:
     """Train in this process, a row for every step, until `should_stop` was asked `stop_after` times."""
@@ -138,11 +138,15 @@ def start(
 
 
 def results(folder: Path) -> tuple[list[dict[str, Any]], list[list[dict[str, float]]]]:
-    """Outcome and rows of each case that a process finished, and the rows of the one it did not; notes are left out."""
+    """Outcome and rows of each case that a process finished, and the rows of the one it did not; notes are left out.
+
+    The process may be in the middle of a line.
+    """
     outcomes: list[dict[str, Any]] = []
     rows: list[list[dict[str, float]]] = [[]]
     file = folder / "result.jsonl"
-    for line in file.read_text().splitlines() if file.exists() else []:
+    text = file.read_text() if file.exists() else ""
+    for line in text[: text.rfind("\n") + 1].splitlines():
         value = json.loads(line)
         if "row" in value:
             rows[-1].append(value["row"])
@@ -454,7 +458,7 @@ def test_steps_go_on_while_a_checkpoint_travels_and_the_next_waits_for_it(tmp_pa
 def test_an_attempt_that_was_taken_over_stops_and_writes_nothing(tmp_path):
     asked: list[int] = []
 
-    def may_write() -> bool:
+    def may_write(_member: int) -> bool:
         asked.append(1)
         return len(asked) <= 3
 
@@ -472,7 +476,9 @@ def test_an_attempt_that_was_taken_over_stops_and_writes_nothing(tmp_path):
 )
 def test_no_end_of_an_attempt_that_was_taken_over_counts(tmp_path, settings, stop_after):
     policy = CheckpointConfig(keep_final=True)
-    outcome, _ = run(tmp_path, small(**settings), stop_after=stop_after, checkpoint=policy, may_write=lambda: False)
+    outcome, _ = run(
+        tmp_path, small(**settings), stop_after=stop_after, checkpoint=policy, may_write=lambda _member: False
+    )
     assert (outcome.state, outcome.reason) == ("stopped", TAKEN_OVER)
     assert list(tmp_path.iterdir()) == []
 
@@ -689,9 +695,9 @@ def test_bfloat16_stays_near_float32(tmp_path):
     assert roughly.loss == pytest.approx(exactly.loss, abs=0.05)
 
 
-def test_more_than_one_run_at_a_time_is_refused(tmp_path):
+def test_members_that_share_a_folder_are_refused(tmp_path):
     member = Member(config=small(), checkpoints=tmp_path)
-    with pytest.raises(ValueError, match="one run at a time for now, got 2"):
+    with pytest.raises(ValueError, match="a folder of its own"):
         train([member, member], Execution(), Recorder(NEVER), lambda: False)
 
 

@@ -107,7 +107,7 @@ def main() -> None:
             def should_stop(asked=asked, limit=stops_after_asking) -> bool:
                 return next(asked) + 1 >= limit
 
-            def may_write() -> bool:
+            def may_write(_member: int) -> bool:
                 return next(writes) < int(os.environ.get("MAY_WRITE", "1000000"))
 
             settings = Execution(device="cpu", log_every=1, **execution)

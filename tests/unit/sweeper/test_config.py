@@ -217,6 +217,32 @@ class TestOverrides:
         sweep = loaded("", "threads=2", "cluster.gpu.mfu=0.5", "question.by=[tokens, width]")
         assert (sweep.execution.threads, sweep.cluster.gpu.mfu, sweep.question.by) == (2, 0.5, ("tokens", "width"))
 
+    @pytest.mark.parametrize(
+        ("file", "override", "fuse"),
+        [
+            ("", "launch.fuse=8", 8),
+            ("", "fuse=auto", "auto"),
+            ("", "launch.fuse=off", "off"),
+            ("launch: {fuse: 4}\n", "lr=0.1", 4),
+            ("launch: {fuse: off}\n", "lr=0.1", "off"),  # which YAML takes for false
+            ("", "lr=0.1", "auto"),
+        ],
+    )
+    def test_fuse_is_a_word_or_a_number(self, file, override, fuse):
+        assert loaded(file, override).launch.fuse == fuse
+
+    @pytest.mark.parametrize(
+        ("override", "expected"),
+        [
+            ("launch.fuse=fast", "expected int or auto or off, got 'fast'"),
+            ("launch.fuse=2.5", "expected int or auto or off, got 2.5"),
+            ("launch.fuse=0", "launch.fuse is auto, off or a number of runs from 1, got 0"),
+        ],
+    )
+    def test_another_fuse_is_one_sentence(self, override, expected):
+        with pytest.raises(ConfigError, match=expected):
+            loaded("", override)
+
     def test_an_axis_takes_lists_and_expressions(self):
         values = {
             "axes.lr=geom(5e-3,0.16,6)": (0.005, 0.01, 0.02, 0.04, 0.08, 0.16),

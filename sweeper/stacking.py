@@ -1,0 +1,66 @@
+"""Which runs of a launch on this machine are trained together as stacks (`model.fusing`); pure."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from model.config import Execution, TrainConfig
+from model.fusing import stack_key
+from sweeper.spec import Fuse, RunSpec
+
+MEMBERS = 8
+"""Of a stack at most: beyond, the activations of small models leave a CPU's cache and nothing is gained."""
+ELEMENTS = {"cpu": 2e6, "cuda": 2e9}
+"""Stacks are tried up to this product of width² and the tokens of a pass: beyond, the operations of one run keep the
+device busy. Of the CPU measured (`BENCHMARKS.md`: a tenth is gained there), of GPUs an estimate; the trial at the start
+of each stack decides."""
+
+
+def stacks(
+    runs: Sequence[RunSpec],
+    costs: Mapping[str, float],
+    fuse: Fuse,
+    execution: Execution,
+    *,
+    slots: int,
+    gpu: bool,
+    budget_gib: float,
+    memory_gib: Mapping[str, float],
+) -> list[tuple[RunSpec, ...]]:
+    """The runs in stacks, the costliest first; by itself what is not to be fused, cannot be, or would not gain.
+
+    With `fuse=auto` no stack costs more than a slot's fair share of all runs, so that none is left working alone.
+
+    Args:
+        runs: Those to be started; each once.
+        costs: FLOPs by run.
+        slots: How many stacks are trained at a time.
+        gpu: Whether they are trained on GPUs.
+        budget_gib: Memory of one slot.
+        memory_gib: What a run takes of it.
+    """
+    if fuse == "off":
+        return [(spec,) for spec in runs]
+    share = sum(costs[spec.run_id] for spec in runs) / slots
+    together: dict[TrainConfig | str, list[RunSpec]] = {}
+    for spec in runs:
+        together.setdefault(_key(spec, fuse, execution, gpu=gpu) or spec.run_id, []).append(spec)
+    found: list[tuple[RunSpec, ...]] = []
+    for same in together.values():
+        first = same[0].run_id
+        most = math.floor(budget_gib / max(memory_gib[first], 1e-9))
+        fair = min(MEMBERS, math.floor(share / max(costs[first], 1e-9)))
+        most = min(most, fair if fuse == "auto" else fuse)
+        parts = math.ceil(len(same) / max(1, most))
+        found.extend(tuple(same[i::parts]) for i in range(parts))
+    return sorted(found, key=lambda stack: -sum(costs[spec.run_id] for spec in stack))
+
+
+def _key(spec: RunSpec, fuse: Fuse, execution: Execution, *, gpu: bool) -> TrainConfig | None:
+    """What members of a stack share; None where the run is trained by itself."""
+    train = spec.train
+    if spec.trainer.kind != "builtin":
+        return None
+    pass_tokens = min(execution.micro_batch or train.batch_sequences, train.batch_sequences) * train.model.context
+    if fuse == "auto" and train.model.width**2 * pass_tokens > ELEMENTS["cuda" if gpu else "cpu"]:
+        return None
+    return stack_key(train)

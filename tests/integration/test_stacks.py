@@ -1,0 +1,173 @@
+"""Real processes that train runs together: what becomes of the members when something happens to one or all."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+from builders import CHAIN, run_spec, tiny_sweep
+
+from model.config import CheckpointConfig, OptimizerConfig, Seeds
+from sweeper.launch import launch
+from sweeper.records import SweepFolder, hold_run, read_attempts, read_evidence, read_records
+from sweeper.status import states
+
+CHILD = Path(__file__).parent / "launch_child.py"
+RATES = (0.02, 0.05, 0.1)
+
+
+def sweep(fuse=3, **cluster):
+    made = tiny_sweep(fuse=fuse, **cluster)
+    execution = replace(made.execution, checkpoint=CheckpointConfig(every_s=0.1))
+    return replace(made, execution=execution)
+
+
+def quietly(sweep, specs, folder, follow=lambda _: None):
+    return launch(sweep, specs, folder, follow=follow, tell=lambda _: None)
+
+
+def losses(folder):
+    return {run_id: record.loss for run_id, record in read_records(folder).items()}
+
+
+def logs(folder, spec):
+    return folder.attempt(spec.run_id, 1).joinpath("log").read_text()
+
+
+def test_a_stack_ends_with_a_record_of_every_run(tmp_path):
+    folder, alone = SweepFolder(tmp_path, "tiny"), SweepFolder(tmp_path / "alone", "tiny")
+    specs = [run_spec(lr=lr, seed=Seeds(init=1, data=seed)) for lr, seed in zip(RATES, (1, 1, 2), strict=True)]
+    first = quietly(sweep(), specs, folder)
+    quietly(sweep(fuse="off"), specs, alone)
+    assert (first.started, first.found, dict(first.states)) == (3, 0, {"done": 3})
+    assert len(list(folder.jobs.iterdir())) == 1
+    records = read_records(folder)
+    assert {record.stack for record in records.values()} == {3}
+    assert {record.stack for record in read_records(alone).values()} == {1}
+    for spec in specs:
+        home = folder.attempt(spec.run_id, 1)
+        rows = [json.loads(line) for line in (home / "metrics.jsonl").read_text().splitlines()]
+        assert [row["step"] for row in rows] == list(range(1, spec.train.steps + 1))
+        assert rows[-1]["val/loss"] == records[spec.run_id].loss
+        assert json.loads((home / "provenance.json").read_text())["stack"] == 3
+        assert not (folder.run(spec.run_id) / "checkpoint").exists()
+    assert losses(folder) == pytest.approx(losses(alone), rel=1e-5)
+    again = quietly(sweep(), specs, folder)
+    assert (again.started, again.found) == (0, 3)
+
+
+def test_auto_says_what_it_chose(tmp_path):
+    folder = SweepFolder(tmp_path, "tiny")
+    specs = [run_spec(lr=lr) for lr in RATES]
+    result = quietly(sweep(fuse="auto", parallel=1), specs, folder)
+    assert dict(result.states) == {"done": 3}
+    (line,) = {line.partition("INFO ")[2] for line in logs(folder, specs[0]).splitlines() if "times as fast" in line}
+    chosen = line.rpartition("so they are trained ")[2]
+    assert line.startswith("a step of 3 runs together takes ")
+    assert {record.stack for record in read_records(folder).values()} == {3 if chosen == "together" else 1}
+
+
+def test_one_that_diverges_has_its_record_at_once_and_the_others_go_on(tmp_path):
+    folder = SweepFolder(tmp_path, "tiny")
+    adamw = OptimizerConfig(name="adamw")
+    specs = [run_spec(lr=lr, steps=1500, optimizer=adamw) for lr in (0.001, 1e4, 0.004)]
+    seen = []
+
+    def look(_):
+        seen.append({run_id: record.state for run_id, record in read_records(folder).items()})
+
+    result = quietly(sweep(), specs, folder, look)
+    assert dict(result.states) == {"done": 2, "diverged": 1}
+    assert {specs[1].run_id: "diverged"} in seen
+    assert len(read_attempts(folder, specs[0].run_id)) == 1
+
+
+def test_a_killed_worker_is_taken_up_as_the_same_stack(tmp_path):
+    folder, calm = SweepFolder(tmp_path / "disturbed", "tiny"), SweepFolder(tmp_path / "calm", "tiny")
+    specs = [run_spec(lr=lr, steps=500) for lr in RATES]
+    quietly(sweep(), specs, calm)
+    killed = []
+
+    def kill(standing):
+        if not killed and any(beat.step > 50 for beat in standing.running):
+            attempt = read_attempts(folder, specs[0].run_id)[-1]
+            if any((folder.run(specs[0].run_id) / "checkpoint").glob("step-*.pt")):
+                os.kill(attempt.owner.pid, signal.SIGKILL)
+                killed.append(attempt.owner.pid)
+
+    result = quietly(sweep(), specs, folder, kill)
+    assert killed
+    assert dict(result.states) == {"done": 3}
+    assert losses(folder) == losses(calm)
+    for spec in specs:
+        (first, second) = read_attempts(folder, spec.run_id)
+        assert first.owner.pid == killed[0]
+        assert second.end is None
+    assert {record.stack for record in read_records(folder).values()} <= {2, 3}  # as many as had reached one step
+
+
+def test_runs_that_fail_together_are_tried_one_by_one(tmp_path):
+    folder = SweepFolder(tmp_path, "tiny")
+    elsewhere = replace(CHAIN, fingerprint="0" * 16)
+    specs = [run_spec(lr=lr, data=elsewhere) for lr in RATES]
+    result = quietly(sweep(), specs, folder)
+    assert dict(result.states) == {"failed": 3}
+    assert {failure.run_id for failure in result.failures} == {spec.run_id for spec in specs}
+    for spec in specs:
+        together, alone = read_attempts(folder, spec.run_id)
+        assert together.job != alone.job
+        assert (together.end.state, alone.end.state) == ("lost", "error")
+        assert together.end.reason == alone.end.reason
+
+
+def test_one_that_is_cancelled_leaves_and_the_others_go_on(tmp_path):
+    folder = SweepFolder(tmp_path, "tiny")
+    specs = [run_spec(lr=lr, steps=800) for lr in RATES]
+    cancelled = []
+
+    def cancel(standing):
+        if not cancelled and any(beat.step > 20 for beat in standing.running):
+            hold_run(folder, specs[1].run_id, "")
+            cancelled.append(read_attempts(folder, specs[1].run_id)[-1].owner)
+            psutil.Process(cancelled[0].pid).send_signal(signal.SIGTERM)
+
+    result = quietly(sweep(), specs, folder, cancel)
+    assert dict(result.states) == {"done": 2, "cancelled": 1}
+    assert read_attempts(folder, specs[1].run_id)[0].end.state == "stopped"
+    assert [len(read_attempts(folder, spec.run_id)) for spec in specs] == [2, 1, 2]
+
+
+@pytest.mark.slow
+def test_ctrl_c_checkpoints_a_stack_and_the_next_launch_resumes_it(tmp_path):
+    folder, calm = SweepFolder(tmp_path / "disturbed", "tiny"), SweepFolder(tmp_path / "calm", "tiny")
+    specs = [run_spec(lr=lr, steps=400) for lr in RATES]
+    quietly(sweep(), specs, calm)
+    command = [sys.executable, str(CHILD), str(folder.path.parent), "3", "400", *map(str, RATES)]
+
+    def start():
+        return subprocess.Popen(
+            command, start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+        )
+
+    launcher = start()
+    deadline = time.monotonic() + 60
+    while not _steps(folder, specs) > 5:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(launcher.pid, signal.SIGINT)
+    assert launcher.wait(timeout=60) == 130
+    found = states(read_evidence(folder, [spec.run_id for spec in specs]))
+    assert set(found.values()) == {"stopped"}
+    assert start().wait(timeout=240) == 0
+    assert losses(folder) == losses(calm)
+
+
+def _steps(folder, specs):
+    path = folder.attempt(specs[0].run_id, 1) / "metrics.jsonl"
+    return len(path.read_text().splitlines()) if path.exists() else 0
