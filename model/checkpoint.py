@@ -49,8 +49,13 @@ class Found:
     """What is wrong with each that was passed over."""
 
 
-def newest_checkpoint(folder: Path, config: TrainConfig) -> Found:
+def newest_checkpoint(folder: Path, config: TrainConfig, up_to: int | None = None) -> Found:
     """The newest checkpoint that is whole and can be read; others are passed over, not deleted.
+
+    Args:
+        folder: Of the run.
+        config: Of the run.
+        up_to: Those of later steps are passed over too, without a word unless they are damaged.
 
     Raises:
         ValueError: The checkpoint belongs to another configuration.
@@ -71,6 +76,8 @@ def newest_checkpoint(folder: Path, config: TrainConfig) -> Found:
                 f"checkpoint {path} belongs to another configuration (identity {found['identity'][:12]}, this run's is "
                 f"{identity(config)[:12]}); move it away or give the run a folder of its own"
             )
+        if up_to is not None and found["step"] > up_to:
+            continue
         return Found(path=path, step=found["step"], damaged=damaged)
     return Found(damaged=damaged)
 

@@ -256,8 +256,8 @@ def train(
     with _torch_settings(execution):
         caller = _Caller(observer=observer, should_stop=should_stop, may_write=may_write, alive=alive, ended=ended)
         outcomes: dict[int, Outcome] = {}
-        for some in _together(dict(enumerate(members)), execution, caller, tried):
-            outcomes |= _train(some, execution, caller)
+        for some, step in _together(dict(enumerate(members)), execution, caller, tried):
+            outcomes |= _train(some, execution, caller, up_to=step)
     return tuple(outcomes[number] for number in range(len(members)))
 
 
@@ -266,24 +266,31 @@ def _together(
     execution: Execution,
     caller: _Caller,
     tried: Callable[[Trial], bool] | None,
-) -> Iterator[Mapping[int, Member]]:
-    """The members by number, those together that are one stack: they have made equally many steps."""
+) -> Iterator[tuple[Mapping[int, Member], int | None]]:
+    """The members by number, those together that are one stack, and the step that they resume at (None: the last).
+
+    A kill may leave some with a checkpoint more: they go back to the one that all have rather than go on by themselves.
+    """
     if len(members) == 1:
-        yield members
+        yield members, None
         return
     if join(execution.device).size > 1:
         raise ValueError("a stack is trained by one process; train these runs one by one")
+    steps = {number: newest_checkpoint(member.checkpoints, member.config).step for number, member in members.items()}
+    common = min(steps.values())
     by_step: dict[int, dict[int, Member]] = {}
     for number, member in members.items():
-        step = newest_checkpoint(member.checkpoints, member.config).step
+        step = steps[number]
+        if step > common > 0 and newest_checkpoint(member.checkpoints, member.config, common).step == common:
+            step = common
         by_step.setdefault(step, {})[number] = member
         caller.observer.progress(number, step, member.config.steps, 0.0)  # those that wait are no less alive
     caller.alive(0)
-    for some in by_step.values():
+    for step, some in by_step.items():
         if len(some) > 1 and tried is not None and not tried(try_out([m.config for m in some.values()], execution)):
-            yield from ({number: member} for number, member in some.items())
+            yield from (({number: member}, None) for number, member in some.items())
         else:
-            yield some
+            yield some, step
 
 
 @contextmanager
@@ -305,14 +312,17 @@ def _torch_settings(execution: Execution) -> Iterator[None]:
         deterministic.fill_uninitialized_memory = fill
 
 
-def _train(members: Mapping[int, Member], execution: Execution, caller: _Caller) -> dict[int, Outcome]:
+def _train(
+    members: Mapping[int, Member], execution: Execution, caller: _Caller, *, up_to: int | None
+) -> dict[int, Outcome]:
+    """Train one run or one stack, from its last checkpoint or the one that all its members have."""
     started = time.monotonic()
     run = _prepare([member.config for member in members.values()], execution)
     with ExitStack() as savers:
         courses = []
         for place, (number, member) in enumerate(members.items()):
             note = partial(caller.note, number)
-            found = _newest(run, member, note)
+            found = _newest(run, member, note, up_to)
             progress = _resume(run, place, member, found.path)
             saver = Saver(member.checkpoints, member.config, execution.checkpoint, found, note)
             courses.append(
@@ -448,11 +458,11 @@ def _prepare(members: Sequence[TrainConfig], execution: Execution) -> _Run:
     )
 
 
-def _newest(run: _Run, member: Member, note: Callable[[str], None]) -> Found:
+def _newest(run: _Run, member: Member, note: Callable[[str], None], up_to: int | None) -> Found:
     """What rank 0 finds to resume from; the others look for nothing."""
     if not run.world.leads:
         return Found()
-    found = newest_checkpoint(member.checkpoints, member.config)
+    found = newest_checkpoint(member.checkpoints, member.config, up_to)
     for path, flaw in found.damaged.items():
         note(f"checkpoint {path} is passed over ({flaw}); the run resumes from step {found.step}")
     return found

@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from typing import Any, Literal
 from model.config import AUX_TOKENS, DataConfig
 from model.corpus import check_corpus, is_on_hub, read_corpus
 from sweeper.errors import ConfigError, DataError, LaunchError
+from sweeper.loads import Load, loads
 from sweeper.plan import MEMORY_SHARE, Plan, PlannedRun, Speeds, make_plan, plan_json
 from sweeper.records import (
     Beat,
@@ -42,7 +43,6 @@ from sweeper.scheduler import local
 from sweeper.slurm import Queue, Settings, ask_queue
 from sweeper.snapshot import take_snapshot
 from sweeper.spec import Cluster, RunSpec, Sweep
-from sweeper.stacking import stacks
 from sweeper.status import ACTIVE, FINISHED, State, state_of, states
 
 POLL_S = 0.2
@@ -232,7 +232,7 @@ def launch(
         final = plan_sweep(sweep, specs, folder)
         write_json(folder.path / "plan.json", plan_json(final))
         return LaunchResult(
-            started=len(following.started),
+            started=sum(bool(read_attempts(folder, run_id)) for run_id in following.started),
             found=sum(state in FINISHED for state in {run.run_id: run.state for run in plan.runs}.values()),
             states=final.totals.states,
             failures=tuple(following.failures),
@@ -276,6 +276,8 @@ def _freeze(sweep: Sweep, plan: Plan, folder: SweepFolder) -> str:
 class _Active:
     owner: Owner
     runs: tuple[str, ...]
+    stacked: bool
+    """Whether it trains them all at once; else one after another."""
     processes: int
     slots: tuple[local.Slot, ...]
     """What it keeps others from; nothing for a job of an earlier launcher that found no slot free any more."""
@@ -293,8 +295,7 @@ class _Following:
     plan: Plan
     specs: Mapping[str, RunSpec]
     planned: dict[str, PlannedRun] = field(init=False)
-    waiting: deque[tuple[RunSpec, ...]] = field(init=False)
-    """Stacks of runs that are trained together, most of one."""
+    waiting: deque[Load] = field(init=False)
     free: list[local.Slot] = field(init=False)
     active: dict[str, _Active] = field(init=False, default_factory=dict)
     """By job id."""
@@ -311,29 +312,31 @@ class _Following:
         cluster, execution = self.sweep.cluster, self.sweep.execution
         self.free = list(reversed(local.slots(cluster, execution, memory_gib)))
         for job, (file, owner) in local_jobs(self.folder).items():
-            self._adopt(job, owner, file.runs, file.processes, file.gpus)
+            self._adopt(job, owner, file.runs, file.processes, file.gpus, stacked=bool(file.together))
         for run_id, run in self.planned.items():
             if run.state == "running":
                 self._adopt_holder(run_id)
-        self.waiting = deque(self._stacks(memory_gib))
+        self.waiting = deque(self._loads(memory_gib))
         held = {run_id for active in self.active.values() for run_id in active.runs}
         # What was running when the plan was made and is held by nobody now died in between.
         gone = [r for r, run in self.planned.items() if run.state == "running" and r not in held]
         now = states(read_evidence(self.folder, gone))
-        self.waiting.extend((self.specs[r],) for r in gone if now[r] not in FINISHED | ACTIVE)
+        self.waiting.extend(Load(runs=(self.specs[r],)) for r in gone if now[r] not in FINISHED | ACTIVE)
 
-    def _stacks(self, memory_gib: float) -> list[tuple[RunSpec, ...]]:
-        """The runs of the plan, those together that are to be one stack."""
+    def _loads(self, memory_gib: float) -> list[Load]:
+        """The runs of the plan, shared out over processes."""
         cluster, execution = self.sweep.cluster, self.sweep.execution
         runs = [spec for job in self.plan.jobs for spec in job.runs]
+        if cluster.processes > 1:
+            return [Load(runs=(spec,)) for spec in runs]
         slots = max(1, len(self.free))
         gpu = any(self.free)
         per_slot = max(1.0, math.ceil(slots / max(1, len(set(self.free))))) if gpu else slots
         room_gib = cluster.gpu.memory_gib * MEMORY_SHARE if gpu else local.free_memory() / local.GIB
-        return stacks(
+        return loads(
             runs,
-            {spec.run_id: self.planned[spec.run_id].flops_causal for spec in runs},
-            self.sweep.launch.together if cluster.processes == 1 else "off",
+            {spec.run_id: 3600 * self.planned[spec.run_id].gpu_hours for spec in runs},
+            self.sweep.launch.together,
             execution,
             slots=slots,
             gpu=gpu,
@@ -341,7 +344,16 @@ class _Following:
             memory_gib={spec.run_id: self.planned[spec.run_id].memory_gib for spec in runs},
         )
 
-    def _adopt(self, job: str, owner: Owner, runs: tuple[str, ...], processes: int, gpus: local.Slot | None) -> None:
+    def _adopt(
+        self,
+        job: str,
+        owner: Owner,
+        runs: tuple[str, ...],
+        processes: int,
+        gpus: local.Slot | None,
+        *,
+        stacked: bool = False,
+    ) -> None:
         """Wait for a job that an earlier launcher started; on this machine it keeps its GPUs, or a core."""
         if not any(run_id in self.specs for run_id in runs):
             return
@@ -352,7 +364,7 @@ class _Following:
             taken = tuple(self.free[-1:])
         for slot in taken:
             self.free.remove(slot)
-        self.active[job] = _Active(owner=owner, runs=runs, processes=processes, slots=taken)
+        self.active[job] = _Active(owner=owner, runs=runs, stacked=stacked, processes=processes, slots=taken)
 
     def _adopt_holder(self, run_id: str) -> None:
         """Wait for the living process that holds a run, whichever job it belongs to, or whichever machine."""
@@ -371,11 +383,11 @@ class _Following:
             elif active.processes > 1 and active.owner.here:
                 self._end_if_broken(active)
         while self.waiting and self.free:
-            specs = self.waiting.popleft()
-            held = {spec.run_id for spec in specs if is_held(self.folder, spec.run_id)}
+            load = self.waiting.popleft()
+            held = {spec.run_id for spec in load.runs if is_held(self.folder, spec.run_id)}
             self.ended |= dict.fromkeys(held, "cancelled")
-            if left := tuple(spec for spec in specs if spec.run_id not in held):
-                self._start(left, self.free.pop())
+            if left := tuple(spec for spec in load.runs if spec.run_id not in held):
+                self._start(replace(load, runs=left), self.free.pop())
         return bool(self.active or self.waiting)
 
     def _ended_elsewhere(self, active: _Active) -> bool:
@@ -392,16 +404,16 @@ class _Following:
         elif time.monotonic() - active.broken_since > BROKEN_S:
             local.kill(active.owner)
 
-    def _start(self, specs: tuple[RunSpec, ...], slot: local.Slot) -> None:
-        for spec in specs:
+    def _start(self, load: Load, slot: local.Slot) -> None:
+        for spec in load.runs:
             write_spec(self.folder, spec)
-        first = specs[0].run_id
+        first = load.runs[0].run_id
         name = f"{time.strftime('%Y%m%d-%H%M%S')}-{first}-{os.getpid()}-{self.lost[first]}"
         tries: Literal["auto", "always"] = "auto" if self.sweep.launch.fuse == "auto" else "always"
         job = JobFile(
             job=name,
-            tasks=(tuple(spec.run_id for spec in specs),),
-            together=tries if len(specs) > 1 else "",
+            tasks=(tuple(spec.run_id for spec in load.runs),),
+            together=tries if load.stacked and len(load.runs) > 1 else "",
             code=self.code,
             processes=self.sweep.cluster.processes,
             heartbeat_s=HEARTBEAT_S,
@@ -412,7 +424,9 @@ class _Following:
         path = write_job(self.folder, job).resolve()
         owner = local.submit(path, self.sweep.cluster, _environment(self.folder, job))
         # Known here first: should the note below fail, `stop` still ends the process.
-        self.active[name] = _Active(owner=owner, runs=job.runs, processes=job.processes, slots=(slot,))
+        self.active[name] = _Active(
+            owner=owner, runs=job.runs, stacked=bool(job.together), processes=job.processes, slots=(slot,)
+        )
         self.started |= set(job.runs)
         write_submitted(path, Submitted(owner=owner, time=time.time()))
 
@@ -422,6 +436,8 @@ class _Following:
         close_job(self.folder.jobs / job)
         self.free.extend(active.slots)
         again: list[RunSpec] = []
+        begun = {r for r in active.runs if any(attempt.job == job for attempt in read_attempts(self.folder, r))}
+        blamed = bool(begun)  # a process that began no run at all died of something: its first run is to blame for it
         for run_id, seen in read_evidence(self.folder, active.runs).items():
             state = state_of(seen)
             if state in FINISHED or state == "cancelled":
@@ -433,17 +449,18 @@ class _Following:
                 self._adopt_holder(run_id)
             elif run_id in self.specs:
                 last = seen.attempts[-1] if seen.attempts else None
-                end = last.end if last is not None and last.job == job else None
+                end = last.end if last is not None and run_id in begun else None
                 advanced = any((self.folder.run(run_id) / "checkpoint").glob("*"))
-                if end is not None and end.state == "stopped" and advanced:
+                if (end is not None and end.state == "stopped" and advanced) or (blamed and run_id not in begun):
                     again.append(self.specs[run_id])
-                elif end is None and not self.lost[run_id] and len(active.runs) > 1:
+                elif active.stacked and end is None and not self.lost[run_id]:
                     self.lost[run_id] = 1  # the machine may have killed it: the stack goes on as it was
                     again.append(self.specs[run_id])
                 else:
+                    blamed = not active.stacked
                     self._again(run_id, job)
         if again:
-            self.waiting.appendleft(tuple(again))
+            self.waiting.appendleft(Load(runs=tuple(again), stacked=active.stacked))
 
     def _again(self, run_id: str, job: str) -> None:
         """A run whose worker ended without a result waits for another, unless workers die of it too often.
@@ -452,7 +469,7 @@ class _Following:
         """
         self.lost[run_id] += 1
         if self.lost[run_id] < self.sweep.cluster.attempts:
-            self.waiting.appendleft((self.specs[run_id],))
+            self.waiting.appendleft(Load(runs=(self.specs[run_id],)))
         else:
             self.ended[run_id] = "failed"
             self.failures.append(self._failure(run_id, job))

@@ -32,6 +32,7 @@ from sweeper.records import (
     SweepFolder,
     claim_attempt,
     counted_attempts,
+    is_held,
     is_superseded,
     read_attempts,
     read_job,
@@ -155,7 +156,7 @@ def _take_turn(folder: SweepFolder, path: Path, place: Place, run_id: str, stop:
     if place.rank == 0:
         number = None
         try:
-            if read_record(folder, run_id) is None and not stop():
+            if read_record(folder, run_id) is None and not stop() and not is_held(folder, run_id):
                 number = claim_attempt(folder, run_id, place.seat)
         finally:
             if place.world_size > 1:

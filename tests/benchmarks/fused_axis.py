@@ -1,8 +1,8 @@
 """Learning rates trained together as one stack against runs by themselves, a process of one thread on each core.
 
 That is the best one can do without stacks on CPUs; also reported is one process with all threads. Stack and baseline
-take turns within a repeat, and all processes do the same at the same time. On a GPU one process trains either. Times are
-those of training steps alone: data, forward, backward, clipping and update.
+take turns within a repeat, and all processes do the same at the same time. On a GPU one process trains either. Times
+are those of training steps alone: data, forward, backward, clipping and update.
 
     python tests/benchmarks/fused_axis.py [--device cuda] [--members 8] [--repeats 25] [--json FILE]
 """

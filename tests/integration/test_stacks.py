@@ -15,7 +15,7 @@ from builders import CHAIN, run_spec, tiny_sweep
 
 from model.config import CheckpointConfig, OptimizerConfig, Seeds
 from sweeper.launch import launch
-from sweeper.records import SweepFolder, hold_run, read_attempts, read_evidence, read_records
+from sweeper.records import SweepFolder, hold_run, read_attempts, read_evidence, read_job, read_records
 from sweeper.status import states
 
 CHILD = Path(__file__).parent / "launch_child.py"
@@ -109,7 +109,7 @@ def test_a_killed_worker_is_taken_up_as_the_same_stack(tmp_path):
         (first, second) = read_attempts(folder, spec.run_id)
         assert first.owner.pid == killed[0]
         assert second.end is None
-    assert {record.stack for record in read_records(folder).values()} <= {2, 3}  # as many as had reached one step
+    assert {record.stack for record in read_records(folder).values()} == {3}
 
 
 def test_runs_that_fail_together_are_tried_one_by_one(tmp_path):
@@ -171,3 +171,58 @@ def test_ctrl_c_checkpoints_a_stack_and_the_next_launch_resumes_it(tmp_path):
 def _steps(folder, specs):
     path = folder.attempt(specs[0].run_id, 1) / "metrics.jsonl"
     return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def in_turn():
+    """Four runs that one process trains one after another, and a long one beside them on the other core."""
+    short = [run_spec(lr=lr, steps=300) for lr in (0.02, 0.05, 0.1, 0.2)]
+    return short, [*short, run_spec(lr=0.3, steps=4000)]
+
+
+def test_short_runs_are_trained_in_turn_by_one_process(tmp_path):
+    folder = SweepFolder(tmp_path, "tiny")
+    short, specs = in_turn()
+    alone = SweepFolder(tmp_path / "alone", "tiny")
+    result = quietly(sweep(fuse="off", parallel=2), specs, folder)
+    assert (result.started, dict(result.states)) == (5, {"done": 5})
+    assert len(list(folder.jobs.iterdir())) < 5
+    for spec in short:
+        quietly(sweep(fuse="off"), [spec], alone)
+    assert losses(alone).items() <= losses(folder).items()
+
+
+def test_what_was_not_begun_when_its_process_died_has_lost_nothing(tmp_path):
+    folder = SweepFolder(tmp_path, "tiny")
+    _, specs = in_turn()
+    killed = []
+
+    def kill(standing):
+        for beat in standing.running:
+            job = read_attempts(folder, beat.run_id)[-1].job
+            runs = read_job(folder.jobs / job).runs
+            if not killed and len(runs) > 1 and beat.step > 20 and beat.run_id == runs[0]:
+                os.kill(read_attempts(folder, beat.run_id)[-1].owner.pid, signal.SIGKILL)
+                killed.extend(runs)
+
+    result = quietly(sweep(fuse="off", parallel=2, attempts=2), specs, folder, kill)
+    assert dict(result.states) == {"done": 5}
+    assert len(killed) > 1
+    assert [len(read_attempts(folder, run_id)) for run_id in killed] == [2] + [1] * (len(killed) - 1)
+
+
+def test_one_that_is_cancelled_before_its_turn_is_passed_over(tmp_path):
+    folder = SweepFolder(tmp_path, "tiny")
+    _, specs = in_turn()
+    held = []
+
+    def hold(standing):
+        for beat in standing.running:
+            runs = read_job(folder.jobs / read_attempts(folder, beat.run_id)[-1].job).runs
+            if not held and len(runs) > 1 and beat.run_id == runs[0]:
+                held.append(runs[-1])
+                hold_run(folder, runs[-1], "")
+
+    result = quietly(sweep(fuse="off", parallel=2), specs, folder, hold)
+    assert dict(result.states) == {"done": 4, "cancelled": 1}
+    assert read_attempts(folder, held[0]) == ()
+    assert result.started == 4

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ROWS = (
     "errors files laws expressions typed watchdog model.config model.parameters model.shape model.fusing",
     "spec columns slurm records status retries fits model.corpus snapshot",
-    "config grid arguments plan stacking table suggestions series",
+    "config grid arguments plan loads table suggestions series",
     "scheduler worker worker_entry supervisor command launch submission tend keeper sources merge doctor "
     "overview selection explanation logs steering exporting terminal figures analysis report",
     "cli api",

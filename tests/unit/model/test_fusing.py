@@ -260,6 +260,18 @@ def test_members_at_different_steps_are_stacks_of_their_own(tmp_path):
     assert [min(recorder.rows[member]) for member in range(4)] == [8, 8, 1, 1]
 
 
+def test_members_go_back_to_the_checkpoint_that_all_have(tmp_path):
+    configs = [config(lr, steps=30) for lr in (0.02, 0.05, 0.1)]
+    whole, _ = run(tmp_path / "whole", configs)
+    run(tmp_path, configs, checkpoint=ALWAYS, stop_after=9)
+    newest = max((tmp_path / "1").glob("step-*.pt"))
+    newest.unlink()  # as if the kill had come while it was written
+    outcomes, recorder = run(tmp_path, configs)
+    assert [o.stack for o in outcomes] == [3, 3, 3]
+    assert [min(recorder.rows[member]) for member in range(3)] == [9, 9, 9]
+    assert [o.loss for o in outcomes] == [o.loss for o in whole]
+
+
 def test_damage_to_one_checkpoint_is_noted_at_its_member(tmp_path):
     configs = [config(lr) for lr in (0.02, 0.05)]
     run(tmp_path, configs, checkpoint=ALWAYS, stop_after=5)

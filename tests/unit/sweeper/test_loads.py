@@ -4,23 +4,24 @@ import pytest
 from builders import TINY, run_spec
 
 from model.config import Execution
+from sweeper.loads import IN_TURN_S, MEMBERS, loads
 from sweeper.spec import Trainer
-from sweeper.stacking import MEMBERS, stacks
 
 SMALL = {"execution": Execution(), "slots": 1, "gpu": False, "budget_gib": 100.0}
 
 
-def made(specs, fuse="auto", costs=None, memory_gib=0.01, **changes):
-    """The sizes of the stacks."""
-    costs = costs or {spec.run_id: float(spec.train.tokens) for spec in specs}
+def made(specs, fuse="auto", second_per_step=1e-6, memory_gib=0.01, **changes):
     settings = SMALL | changes
     execution = settings.pop("execution")
+    seconds = {spec.run_id: second_per_step * spec.train.steps for spec in specs}
     memory = {spec.run_id: memory_gib for spec in specs}
-    return stacks(specs, costs, fuse, execution, memory_gib=memory, **settings)
+    return loads(specs, seconds, fuse, execution, memory_gib=memory, **settings)
 
 
 def sizes(*args, **changes):
-    return [len(stack) for stack in made(*args, **changes)]
+    """Of each stack or run by itself; those trained in turn count one by one."""
+    found = made(*args, **changes)
+    return [size for load in found for size in ([len(load.runs)] if load.stacked else [1] * len(load.runs))]
 
 
 def rates(count, **changes):
@@ -36,13 +37,13 @@ def test_runs_of_one_kind_are_stacks_of_equal_size():
 
 def test_every_run_is_in_one_stack():
     specs = [*rates(11), *rates(3, steps=9), *rates(2, steps=10)]
-    found = [spec for stack in made(specs, slots=2) for spec in stack]
+    found = [spec for load in made(specs, slots=2) for spec in load.runs]
     assert sorted(found, key=specs.index) == specs
 
 
 def test_unlike_runs_are_apart():
     wide = replace(TINY, width=32)
-    assert sizes([*rates(3), *(run_spec(lr=lr, model=wide) for lr in (0.1, 0.2))], costs=None) == [3, 2]
+    assert sizes([*rates(3), *(run_spec(lr=lr, model=wide) for lr in (0.1, 0.2))]) == [3, 2]
 
 
 def test_no_slot_is_left_idle():
@@ -73,7 +74,8 @@ def test_memory_bounds_a_stack():
 
 
 def test_the_costliest_come_first():
-    assert [stack[0].train.steps for stack in made([*rates(2), *rates(2, steps=99)])] == [99, 8]
+    found = made([*rates(2), *rates(2, steps=99)], second_per_step=1.0)
+    assert [load.runs[0].train.steps for load in found] == [99, 8]
 
 
 @pytest.mark.parametrize("fuse", ["auto", 8])
@@ -81,3 +83,29 @@ def test_commands_and_experts_are_never_stacked(fuse):
     command = [replace(s, trainer=Trainer(kind="command", argv=("python", "train.py"))) for s in rates(3)]
     experts = rates(3, model=replace(TINY, mlp="moe", sparsity=2, top_k=2))
     assert sizes([*command, *experts], fuse=fuse) == [1] * 6
+
+
+def in_turn(specs, second_per_step, **changes):
+    found = made(specs, fuse="off", second_per_step=second_per_step, **changes)
+    assert not any(load.stacked for load in found)
+    assert [spec for load in found for spec in load.runs] == specs
+    return [len(load.runs) for load in found]
+
+
+def test_short_runs_are_trained_in_turn_by_one_process():
+    assert in_turn(rates(40, steps=10), IN_TURN_S / 40) == [4] * 10
+    assert in_turn(rates(40, steps=10), IN_TURN_S / 9) == [1] * 40
+    assert in_turn([*rates(4, steps=80), *rates(12, steps=10)], IN_TURN_S / 40) == [1] * 4 + [4] * 3
+
+
+def test_no_process_takes_much_of_a_small_sweep():
+    assert in_turn(rates(8), 0.125, slots=1) == [2] * 4
+    assert in_turn(rates(8), 0.125, slots=2) == [1] * 8
+
+
+def test_a_command_starts_by_itself():
+    trainer = Trainer(kind="command", argv=("python", "train.py"))
+    mixed = [replace(spec, trainer=trainer) if i == 20 else spec for i, spec in enumerate(rates(40))]
+    found = made(mixed, fuse="off", second_per_step=IN_TURN_S / 32)
+    assert [len(load.runs) for load in found] == [4] * 9 + [3] + [1]
+    assert found[-1].runs == (mixed[20],)

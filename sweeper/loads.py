@@ -1,0 +1,104 @@
+"""What each process of a launch on this machine trains: a run, a stack of runs at once, or several short runs in turn.
+
+Pure. A stack is one batched model of runs that differ in rates and seeds only (`model.fusing`); runs in turn save the
+start of a process each.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from model.config import Execution, TrainConfig
+from model.fusing import stack_key
+from sweeper.spec import Fuse, RunSpec
+
+MEMBERS = 8
+"""Of a stack at most: beyond, the activations of small models leave a CPU's cache and nothing is gained."""
+ELEMENTS = {"cpu": 2e6, "cuda": 2e9}
+"""Stacks are tried up to this product of width² and the tokens of a pass: beyond, the operations of one run keep the
+device busy. Of the CPU measured (`BENCHMARKS.md`: a tenth is gained there), of GPUs an estimate; the trial at the start
+of each stack decides."""
+IN_TURN_S = 30.0
+"""Estimated time of runs that one process trains in turn: starting it takes about two seconds."""
+SHARE_IN_TURN = 0.25
+"""Of a slot's fair share of all runs, what is trained in turn at most: the last process is not to work alone for long.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """What one process trains."""
+
+    runs: tuple[RunSpec, ...]
+    stacked: bool = False
+    """Whether all at once; else one after another."""
+
+
+def loads(
+    runs: Sequence[RunSpec],
+    seconds: Mapping[str, float],
+    fuse: Fuse,
+    execution: Execution,
+    *,
+    slots: int,
+    gpu: bool,
+    budget_gib: float,
+    memory_gib: Mapping[str, float],
+) -> list[Load]:
+    """The runs shared out, the costliest first; by itself what is not to be fused, cannot be, or would not gain.
+
+    With `fuse=auto` no stack costs more than a slot's fair share of all runs, so that none is left working alone.
+
+    Args:
+        runs: Those to be started; each once.
+        seconds: What each is estimated to take.
+        slots: How many processes train at a time.
+        gpu: Whether they train on GPUs.
+        budget_gib: Memory of one slot.
+        memory_gib: What a run takes of it.
+    """
+    share_s = sum(seconds[spec.run_id] for spec in runs) / slots
+    together: dict[TrainConfig | str, list[RunSpec]] = {}
+    for spec in runs:
+        together.setdefault(_key(spec, fuse, execution, gpu=gpu) or spec.run_id, []).append(spec)
+    stacks: list[tuple[RunSpec, ...]] = []
+    for same in together.values():
+        first = same[0].run_id
+        most = math.floor(budget_gib / max(memory_gib[first], 1e-9))
+        fair = min(MEMBERS, math.floor(share_s / max(seconds[first], 1e-9)))
+        most = min(most, fuse if isinstance(fuse, int) else fair)
+        parts = math.ceil(len(same) / max(1, most))
+        stacks.extend(tuple(same[i::parts]) for i in range(parts))
+
+    def cost_s(specs: Iterable[RunSpec]) -> float:
+        return sum(seconds[spec.run_id] for spec in specs)
+
+    singles = [stack[0] for stack in stacks if len(stack) == 1]
+    found = [Load(runs=stack, stacked=True) for stack in stacks if len(stack) > 1]
+    found += [Load(runs=some) for some in _in_turn(singles, seconds, min(IN_TURN_S, SHARE_IN_TURN * share_s))]
+    return sorted(found, key=lambda load: -cost_s(load.runs))
+
+
+def _in_turn(runs: Sequence[RunSpec], seconds: Mapping[str, float], limit_s: float) -> list[tuple[RunSpec, ...]]:
+    """The runs in their order, neighbours together as long as they take no longer than the limit."""
+    found: list[list[RunSpec]] = []
+    taken_s = math.inf
+    for spec in runs:
+        taken_s += seconds[spec.run_id]
+        ours = spec.trainer.kind == "builtin"  # a command starts a process of its own in any case
+        if taken_s > limit_s or not ours:
+            found.append([])
+            taken_s = seconds[spec.run_id] if ours else math.inf
+        found[-1].append(spec)
+    return [tuple(some) for some in found]
+
+
+def _key(spec: RunSpec, fuse: Fuse, execution: Execution, *, gpu: bool) -> TrainConfig | None:
+    """What members of a stack share; None where the run is trained by itself."""
+    train = spec.train
+    if fuse == "off" or spec.trainer.kind != "builtin":
+        return None
+    pass_tokens = min(execution.micro_batch or train.batch_sequences, train.batch_sequences) * train.model.context
+    if fuse == "auto" and train.model.width**2 * pass_tokens > ELEMENTS["cuda" if gpu else "cpu"]:
+        return None
+    return stack_key(train)
