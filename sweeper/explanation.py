@@ -96,6 +96,7 @@ def reason_in_words(reason: str) -> str:
 def _finished(spec: RunSpec, row: Row, look: Look) -> str:
     record = look.evidence[row.run_id].record
     took = f", {record.wall_time_s:.0f} s on {record.device or 'its device'}" if record else ""
+    took += f", in a stack of {record.stack} runs" if record and record.stack > 1 else ""
     tries = "at the first attempt" if row.attempts == 1 else f"at attempt {row.attempts}"
     loss = "" if row.loss is None else f", loss {row.loss:.4f}"
     if row.state == "done":

@@ -85,6 +85,8 @@ class LaunchResult:
 
     started: int
     """Runs that this launch started (each counted once, however many attempts it took)."""
+    stacked: int
+    """Those of them that have a result and were trained together with others, as a stack."""
     found: int
     """Runs that already had a result."""
     states: Mapping[State, int]
@@ -229,10 +231,12 @@ def launch(
         finally:
             following.stop(interrupts)
             follow(following.standing())
+        records = [seen.record for seen in read_evidence(folder, following.started, jobs=False).values()]
         final = plan_sweep(sweep, specs, folder)
         write_json(folder.path / "plan.json", plan_json(final))
         return LaunchResult(
             started=sum(bool(read_attempts(folder, run_id)) for run_id in following.started),
+            stacked=sum(record is not None and record.stack > 1 for record in records),
             found=sum(state in FINISHED for state in {run.run_id: run.state for run in plan.runs}.values()),
             states=final.totals.states,
             failures=tuple(following.failures),

@@ -26,8 +26,9 @@ def print_launch(result: LaunchResult, table: Path, name: str, cells: str) -> No
             markup=False,
         )
     states = ", ".join(f"{number} {state}" for state, number in result.states.items())
+    stacked = f" ({result.stacked} of them together with others)" if result.stacked else ""
     console.print(
-        f"{name}: {states} · {result.started} run now, {result.found} found · {duration(result.wall_time_s)}",
+        f"{name}: {states} · {result.started} run now{stacked}, {result.found} found · {duration(result.wall_time_s)}",
         soft_wrap=True,
         markup=False,
     )
