@@ -23,6 +23,7 @@ from model.checkpoint import Found, newest_checkpoint, read_checkpoint
 from model.config import Execution, TrainConfig
 from model.corpus import check_corpus
 from model.data import Data, StackedData, open_data, stacked
+from model.devices import peak_flops
 from model.distributed import World, average_gradients, exchanging, from_lead, join, share, sum_over_ranks
 from model.divergence import Divergence, watch
 from model.fusing import stack_key
@@ -30,6 +31,7 @@ from model.moe import Watch
 from model.optimizer import DTYPES, Optimizer, make_optimizer
 from model.saving import Saver
 from model.schedule import multiplier
+from model.shape import model_shape
 from model.sharding import give_up_gathered, lay_out, make_layout, reduce_across_copies
 from model.state import full_state, load_member, load_state, member_state
 from model.transformer import Transformer
@@ -89,7 +91,8 @@ class Observer(Protocol):
 
     def metrics(self, member: int, row: Mapping[str, float]) -> None:
         """A line of the run's record: step (from 1), tokens, loss, lr (of hidden matrices), grad_norm (before
-        clipping), tokens_per_s; `val/loss` after a validation; and what `model.stability` measured.
+        clipping), tokens_per_s; `mfu` on a GPU whose peak is known; `val/loss` after a validation; and what
+        `model.stability` measured.
         """
 
     def progress(self, member: int, step: int, steps: int, tokens_per_s: float) -> None:
@@ -683,6 +686,7 @@ def _rows(
     """The lines of the record: the first and every `log_every`-th step, and each with a validation (the last here) or
     a measurement of stability.
     """
+    mfu = _mfu(run, speed)
     for one in seen:
         validated = validation is not None and one is seen[-1]
         if one.step == 1 or one.step % run.execution.log_every == 0 or validated or one.stability:
@@ -693,9 +697,17 @@ def _rows(
                 "lr": course.config.rates.hidden * one.multiplier,
                 "grad_norm": one.grad_norm,
                 "tokens_per_s": speed,
+                **mfu,
                 **({"val/loss": validation} if validation is not None and validated else {}),
                 **one.stability,
             }
+
+
+def _mfu(run: _Run, speed: float) -> dict[str, float]:
+    """The share of the devices' peak that so many tokens/s of a run take: causal FLOPs over dense bfloat16."""
+    peak = peak_flops(run.world.device_name)
+    per_token = model_shape(run.config.model).flops_per_token_causal
+    return {} if peak is None else {"mfu": speed * per_token / (peak * run.world.size)}
 
 
 @torch.no_grad()

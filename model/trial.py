@@ -58,6 +58,40 @@ def try_out(members: Sequence[TrainConfig], execution: Execution) -> Trial:
     return Trial(members=len(members), together_s=together_s, alone_s=alone_s)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timed:
+    """Steps of one run by itself."""
+
+    steps_s: tuple[float, ...]
+    """The time of each."""
+    device: str
+    """As torch calls it: `cpu`, or the model of a GPU."""
+    torch: str
+    """Its version."""
+
+
+def time_steps(train: TrainConfig, execution: Execution, *, steps: int, limit_s: float) -> Timed:
+    """Time so many steps of a run on one process; after `limit_s` no further one is begun, if three have been timed.
+
+    Raises:
+        ValueError: No such device, or data that cannot be read.
+    """
+    world, threads = join(execution.device, {}), torch.get_num_threads()
+    torch.set_num_threads(execution.threads)
+    try:
+        step, times = stepper(train, execution), []
+        began = time.monotonic()
+        for number in range(WARM_UP + steps):
+            took_s = step(number)
+            if number >= WARM_UP:
+                times.append(took_s)
+            if len(times) >= 3 and time.monotonic() - began > limit_s:
+                break
+    finally:
+        torch.set_num_threads(threads)
+    return Timed(steps_s=tuple(times), device=world.device_name, torch=torch.__version__)
+
+
 def stepper(train: TrainConfig | Sequence[TrainConfig], execution: Execution) -> Callable[[int], float]:
     """Makes a model and gives a function that trains one step of it; it returns the seconds."""
     members = (train,) if isinstance(train, TrainConfig) else tuple(train)

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from model.config import AUX_TOKENS, DataConfig
 from model.corpus import check_corpus, is_on_hub, read_corpus
+from sweeper.calibration import read_calibration
 from sweeper.errors import ConfigError, DataError, LaunchError
 from sweeper.loads import Load, loads
 from sweeper.plan import MEMORY_SHARE, Plan, PlannedRun, Speeds, make_plan, plan_json
@@ -100,7 +101,16 @@ def plan_sweep(sweep: Sweep, specs: Sequence[RunSpec], folder: SweepFolder) -> P
     evidence = read_evidence(folder, [spec.run_id for spec in specs], ask_about(folder))
     cluster, execution = sweep.cluster, sweep.execution
     at_once = cluster.parallel or local.cores() if cluster.scheduler == "local" else 0
-    return make_plan(sweep.name, specs, states(evidence), cluster, execution, measured(evidence), at_once=at_once)
+    return make_plan(
+        sweep.name,
+        specs,
+        states(evidence),
+        cluster,
+        execution,
+        measured(evidence),
+        at_once=at_once,
+        calibrated=read_calibration(folder, cluster),
+    )
 
 
 def ask_about(folder: SweepFolder) -> Queue | None:

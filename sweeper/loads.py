@@ -18,8 +18,8 @@ ELEMENTS = {"cpu": 2e6, "cuda": 2e9}
 """Stacks are tried up to this product of width² and the tokens of a pass: beyond, the operations of one run keep the
 device busy. Of the CPU measured (`BENCHMARKS.md`: a tenth is gained there), of GPUs an estimate; the trial at the start
 of each stack decides."""
-IN_TURN_S = 30.0
-"""Estimated time of runs that one process trains in turn: starting it takes about two seconds."""
+IN_TURN_S = 60.0
+"""Estimated time of the runs that one process trains in turn: each start takes about two seconds."""
 SHARE_IN_TURN = 0.25
 """Of a slot's fair share of all runs, what is trained in turn at most: the last process is not to work alone for long.
 """

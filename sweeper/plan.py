@@ -8,6 +8,7 @@ from typing import Any
 
 from model.config import Execution, ModelConfig, TrainConfig
 from model.shape import CheckpointBytes, checkpoint_bytes, memory_bytes, model_shape
+from sweeper.calibration import step_key
 from sweeper.errors import ConfigError
 from sweeper.spec import Cluster, RunSpec, Value
 from sweeper.status import FINISHED, STARTABLE, State, count_states
@@ -42,7 +43,9 @@ class PlannedRun:
     memory_gib: float
     """Estimate for one process."""
     gpu_hours: float
-    """Device-hours at the cluster profile's throughput."""
+    """Device-hours at the throughput of the cluster profile, or as calibrated."""
+    calibrated: bool
+    """Whether these follow from measured steps."""
     processes: int = 1
     """Processes that it is planned for, one per device."""
     nodes: int = 1
@@ -122,6 +125,7 @@ def make_plan(
     execution: Execution,
     speeds: Speeds | None = None,
     at_once: int = 0,
+    calibrated: Mapping[str, float] | None = None,
 ) -> Plan:
     """Price every run, choose its devices, and make jobs of those that have no result and that nobody works on.
 
@@ -131,11 +135,13 @@ def make_plan(
     Args:
         speeds: What finished runs of the sweep measured; they shorten the time limit.
         at_once: Most runs that are trained at a time; 0 for any number.
+        calibrated: Tokens per second of one process by `step_key`; they take the place of the profile's throughput.
 
     Raises:
         ConfigError: No number of devices holds a run.
     """
-    runs = tuple(_planned(s, states.get(s.run_id, "new"), cluster, execution, speeds or {}) for s in specs)
+    known = calibrated or {}
+    runs = tuple(_planned(s, states.get(s.run_id, "new"), cluster, execution, speeds or {}, known) for s in specs)
     distinct = {run.run_id: (spec, run) for spec, run in zip(specs, runs, strict=True)}
     once = [run for _, run in distinct.values()]
     left = [run for run in once if run.state not in FINISHED]
@@ -184,18 +190,30 @@ def _jobs(by_cost: Sequence[tuple[RunSpec, PlannedRun]], cluster: Cluster) -> tu
     return tuple(sorted(jobs, key=lambda job: -cost[job.runs[0].run_id]))
 
 
-def _planned(spec: RunSpec, state: State, cluster: Cluster, execution: Execution, speeds: Speeds) -> PlannedRun:
+def _planned(
+    spec: RunSpec,
+    state: State,
+    cluster: Cluster,
+    execution: Execution,
+    speeds: Speeds,
+    calibrated: Mapping[str, float],
+) -> PlannedRun:
     train = spec.train
     shape = model_shape(train.model)
     described = spec.trainer.models  # of a command whose model is not described here nothing is known
     flops_causal = float(shape.flops_per_token_causal) * train.tokens * described
     device_s = flops_causal / (cluster.gpu.peak_flops * cluster.gpu.mfu)
+    ours = spec.trainer.kind == "builtin"
+    calibrated_speed = calibrated.get(step_key(train, execution)) if calibrated and ours else None
+    if calibrated_speed:
+        device_s = train.tokens / calibrated_speed
     processes = cluster.processes or (_processes(spec, device_s, cluster, execution) if described else 1)
     if train.looks_ahead(train.batch_sequences // processes, execution.micro_batch):
         device_s *= LOOK_AHEAD
     per_node = cluster.slurm.processes_per_node if cluster.scheduler == "slurm" else processes
-    ours = spec.trainer.kind == "builtin"  # a command's checkpoints are its own
     measured = speeds.get((shape.params_total, processes))
+    if measured is None and calibrated_speed:
+        measured = calibrated_speed * processes
     disk = _checkpoints(train.model, train.optimizer.name, train.precision, train.steps, _Unseen(train), execution)
     return PlannedRun(
         run_id=spec.run_id,
@@ -212,10 +230,11 @@ def _planned(spec: RunSpec, state: State, cluster: Cluster, execution: Execution
         flops_causal=flops_causal,
         memory_gib=_memory_gib(spec, processes, execution, cluster) * described,
         gpu_hours=device_s / 3600,
+        calibrated=calibrated_speed is not None,
         processes=processes,
         nodes=-(-processes // per_node),
         time_min=_time_min(train.tokens / measured if measured else None, cluster),
-        disk_gib=disk.peak / GIB * ours,
+        disk_gib=disk.peak / GIB * ours,  # a command's checkpoints are its own
         disk_final_gib=disk.kept / GIB * ours,
     )
 

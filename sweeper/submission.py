@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
+from sweeper.calibration import read_calibration
 from sweeper.errors import LaunchError
 from sweeper.launch import ask_about_jobs, check_runs, measured
 from sweeper.plan import Job, Plan, Speeds, make_plan, plan_json
@@ -104,7 +105,16 @@ def submit_sweep(
     with patient_lock(folder) as renew:
         queue, settings = _ask(folder, tell)
         evidence = read_evidence(folder, [spec.run_id for spec in specs], queue)
-        plan = make_plan(sweep.name, specs, states(evidence), sweep.cluster, sweep.execution, measured(evidence))
+        known = read_calibration(folder, sweep.cluster)
+        plan = make_plan(
+            sweep.name,
+            specs,
+            states(evidence),
+            sweep.cluster,
+            sweep.execution,
+            measured(evidence),
+            calibrated=known,
+        )
         for run in plan.runs:
             if run.state == "failed":
                 renew_run(folder, run.run_id)  # a person asks for it: its earlier attempts no longer count
@@ -335,7 +345,8 @@ def submit_again(
         specs = [read_spec(folder, run_id) for run_id in part.runs if run_id in run_ids]
         if not specs:
             continue
-        plan = make_plan(launch.sweep, specs, {}, part.cluster, part.execution, speeds)
+        known = read_calibration(folder, part.cluster)
+        plan = make_plan(launch.sweep, specs, {}, part.cluster, part.execution, speeds, calibrated=known)
         if sent.limit:
             sent = replace(sent, waiting=sent.waiting + len(specs))
             continue

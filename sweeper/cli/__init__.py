@@ -15,7 +15,7 @@ from sweeper.cli.fitting import fit, predict
 from sweeper.cli.importing import import_
 from sweeper.cli.plotting import plot
 from sweeper.cli.reporting import report
-from sweeper.cli.running import collect, launch, merge, plan
+from sweeper.cli.running import calibrate, collect, launch, merge, plan
 from sweeper.cli.steering import cancel, exclude, logs, retry, status, tend, watch, why
 from sweeper.cli.suggesting import suggest
 from sweeper.errors import SweeperError
@@ -73,7 +73,7 @@ def version() -> None:
 
 
 PANELS = {
-    "Run": (plan, launch, status, watch, collect),
+    "Run": (plan, calibrate, launch, status, watch, collect),
     "See and steer": (logs, why, cancel, retry, exclude, tend, merge),
     "Conclude": (fit, predict, suggest, plot, report, export),
     "More": (doctor, version),

@@ -60,6 +60,41 @@ def plan(
         raise typer.Exit(EXIT_OVER_BUDGET)
 
 
+def calibrate(
+    name: SweepName,
+    overrides: Overrides = None,
+    runs: RunsFolder = Path("runs"),
+    steps: Annotated[int, typer.Option(min=3, help="Steps to time of each shape.")] = 50,
+    seconds: Annotated[float, typer.Option(min=0, help="Most time for a shape, beyond three steps.")] = 20.0,
+    as_json: AsJson = False,
+) -> None:
+    """Time training steps of every shape of a sweep on this machine; plan and launch then go by what was measured.
+
+    Shapes are measured on one process, alone on its device: run it where the sweep is to be trained.
+
+    Example: sweeper calibrate quickstart
+    """
+    try:
+        from sweeper.calibrating import calibrate as timed
+    except ModuleNotFoundError as error:
+        hint = "pip install 'sweeper-lm[train]'"
+        raise SweeperError(f"timing steps needs {error.name}, which is not installed here; {hint}") from error
+    from sweeper.calibration import write_calibration
+    from sweeper.launch import check_runs
+    from sweeper.sources import open_sweep
+    from sweeper.terminal.calibration import Shown
+
+    sweep, specs, folder = open_sweep(name, overrides or [], runs)
+    check_runs(specs, sweep.cluster)
+    shown = Shown(sweep, quiet=as_json)
+    for one in timed(sweep, specs, steps=steps, limit_s=seconds, show=shown.add):
+        write_calibration(folder, (one,))
+    if as_json:
+        typer.echo(json.dumps({"schema_version": SCHEMA_VERSION, "shapes": shown.rows}))
+    else:
+        shown.end()
+
+
 def launch(
     name: SweepName,
     overrides: Overrides = None,

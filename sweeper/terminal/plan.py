@@ -50,6 +50,9 @@ def print_plan(plan: Plan, title: str, notes: Sequence[str], rows: int) -> None:
     )
     if totals.disk_gib:
         console.print(f"checkpoints: at most {_size(totals.disk_gib)} on disk at a time", soft_wrap=True)
+    if calibrated := sum(run.calibrated for run in plan.runs):
+        some = "" if calibrated == len(plan.runs) else f" of {calibrated} runs"
+        console.print(f"time{some} as measured by sweeper calibrate", soft_wrap=True)
     for note in notes:
         console.print(note, style="yellow", soft_wrap=True, markup=False)
 

@@ -14,9 +14,9 @@ ROOT = Path(__file__).resolve().parents[2]
 ROWS = (
     "errors files laws expressions typed watchdog model.config model.parameters model.shape model.fusing",
     "spec columns slurm records status retries fits model.corpus snapshot",
-    "config grid arguments plan loads table suggestions series",
+    "config grid arguments plan calibration loads table suggestions series",
     "scheduler worker worker_entry supervisor command launch submission tend keeper sources merge doctor "
-    "overview selection explanation logs steering exporting terminal figures analysis report",
+    "overview selection explanation logs steering exporting calibrating terminal figures analysis report",
     "cli api",
 )
 """From the bottom: a module imports only from its own row and the rows below."""
@@ -114,7 +114,7 @@ def test_imports_point_down_the_layers():
     assert upward == []
 
 
-WITH_WEIGHTS = ("worker", "exporting")
+WITH_WEIGHTS = ("worker", "exporting", "calibrating")
 """What handles weights, and needs torch for it."""
 
 

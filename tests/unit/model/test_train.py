@@ -36,7 +36,7 @@ from model.config import (
 )
 from model.corpus import entropy_rate
 from model.parameters import parameters
-from model.shape import checkpoint_bytes
+from model.shape import checkpoint_bytes, model_shape
 from model.train import TAKEN_OVER, Member, Outcome, train
 
 CHILD = Path(__file__).with_name("train_child.py")
@@ -732,3 +732,11 @@ def test_a_model_of_a_known_source_approaches_its_entropy_rate_and_never_beats_i
     # 0.015: three standard errors of a mean over 25,600 tokens whose losses spread by about 0.8 nats.
     assert min(validations) > floor - 0.015
     assert validations[-1] < floor + 0.04 < validations[0]
+
+
+def test_the_share_of_a_known_peak_is_a_metric(tmp_path, monkeypatch):
+    monkeypatch.setattr(model.train, "peak_flops", lambda _device: 1e12)
+    config = small()
+    _, rows = run(tmp_path, config)
+    per_token = model_shape(config.model).flops_per_token_causal
+    assert [row["mfu"] for row in rows] == pytest.approx([row["tokens_per_s"] * per_token / 1e12 for row in rows])

@@ -1,0 +1,20 @@
+"""What GPUs can do at best: their dense bfloat16 peaks, by the names that torch gives them."""
+
+PEAKS = (
+    ("B200", 2.25e15),  # NVIDIA DGX B200 datasheet: eight do 36 PFLOP/s dense in FP8, half of that in bfloat16
+    ("H200", 9.89e14),  # NVIDIA H200 datasheet
+    ("H100 PCIe", 7.56e14),  # NVIDIA H100 datasheet
+    ("H100", 9.89e14),  # the same, SXM
+    ("A100", 3.12e14),  # NVIDIA A100 datasheet
+    ("L40S", 3.62e14),  # NVIDIA L40S datasheet
+)
+"""Part of a name and FLOP/s, without sparsity; the first that fits counts."""
+
+
+def peak_flops(device: str) -> float | None:
+    """Dense bfloat16 FLOP/s of a device by its name; None where it is not known.
+
+    >>> peak_flops("NVIDIA H100 80GB HBM3"), peak_flops("cpu")
+    (989000000000000.0, None)
+    """
+    return next((peak for name, peak in PEAKS if name in device), None)
