@@ -5,7 +5,7 @@ from typing import Any
 from model.shape import model_shape
 from sweeper.calibration import Calibrated
 from sweeper.spec import RunSpec, Sweep
-from sweeper.terminal import console, count
+from sweeper.terminal import console, count, counted
 
 
 class Shown:
@@ -58,7 +58,8 @@ class Shown:
             )
             return
         console.print(
-            f"plan and launch of {self.sweep.name} go by these {len(self.rows)} instead of mfu {gpu.mfu:g}",
+            f"plan and launch of {self.sweep.name} go by {counted(len(self.rows), 'measured shape')} instead of mfu "
+            f"{gpu.mfu:g}",
             soft_wrap=True,
             markup=False,
         )

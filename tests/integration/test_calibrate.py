@@ -32,7 +32,7 @@ def test_every_shape_is_measured_once_and_plan_goes_by_it(here):
     assert [line.split(",")[0] for line in lines] == [
         "width 16",
         "width 32",
-        "plan and launch of own go by these 2 instead of mfu 0.22",
+        "plan and launch of own go by 2 measured shapes instead of mfu 0.22",
     ]
     assert "tokens per step: " in lines[0]
     assert "% of the peak of a cpu-core" in lines[0]
