@@ -19,7 +19,8 @@ CHUNK_LOGITS = 2**26
 
 def linear_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor, multiplier: float = 1.0) -> Tensor:
     """As `kernels.reference.linear_cross_entropy`."""
-    rows, vocab = x.shape[:-1].numel(), weight.shape[-2]
+    # Of a stack, those of one member: what it takes is not to depend on how many there are.
+    rows, vocab = x.shape[weight.dim() - 2 : -1].numel(), weight.shape[-2]
     if rows * vocab < 2 * CHUNK_LOGITS:
         return reference.linear_cross_entropy(x, weight, targets, multiplier)
     if weight.dim() > 2:

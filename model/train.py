@@ -1,8 +1,8 @@
 """The training loop: a configuration in, an outcome out; resumable, on one process or several.
 
 The losses of a run depend on its configuration only. They are the same bit for bit on a CPU whether or not the run was
-interrupted, and the same up to rounding whatever the micro-batch, the number of ranks and the runs that are trained
-together with it.
+interrupted, and the same up to rounding whatever the micro-batch, the number of ranks, and whether other runs are
+trained together with it. Which ones does not matter.
 """
 
 import math
@@ -26,6 +26,7 @@ from model.data import Data, StackedData, open_data, stacked
 from model.devices import peak_flops
 from model.distributed import World, average_gradients, exchanging, from_lead, join, share, sum_over_ranks
 from model.divergence import Divergence, watch
+from model.faults import fault
 from model.fusing import stack_key
 from model.moe import Watch
 from model.optimizer import DTYPES, Optimizer, make_optimizer
@@ -133,6 +134,11 @@ class _Run:
     @property
     def stacked(self) -> bool:
         return self.optimizer.stacked
+
+    @property
+    def members(self) -> int:
+        """Runs that are trained at once."""
+        return len(self.model.embedding) if self.stacked else 1
 
     def each(self, value: Tensor) -> tuple[Tensor, ...]:
         """A quantity that a stack has for every member as its last dimension, by member."""
@@ -260,8 +266,30 @@ def train(
         caller = _Caller(observer=observer, should_stop=should_stop, may_write=may_write, alive=alive, ended=ended)
         outcomes: dict[int, Outcome] = {}
         for some, step in _together(dict(enumerate(members)), execution, caller, tried):
-            outcomes |= _train(some, execution, caller, up_to=step)
+            if outcomes and should_stop():
+                for number, member in some.items():
+                    outcomes[number] = _not_begun(member, execution)
+                    ended(number, outcomes[number])
+            else:
+                outcomes |= _train(some, execution, caller, up_to=step)
     return tuple(outcomes[number] for number in range(len(members)))
+
+
+def _not_begun(member: Member, execution: Execution) -> Outcome:
+    """Of a member that was asked to stop before its turn came."""
+    return Outcome(
+        state="stopped",
+        loss=math.nan,
+        train_loss=math.nan,
+        steps=newest_checkpoint(member.checkpoints, member.config).step,
+        tokens=0,
+        wall_time_s=0.0,
+        tokens_per_s=0.0,
+        reason="asked to stop before its turn",
+        stack=1,
+        device=join(execution.device).device_name,
+        stability={},
+    )
 
 
 def _together(
@@ -290,10 +318,23 @@ def _together(
         caller.observer.progress(number, step, member.config.steps, 0.0)  # those that wait are no less alive
     caller.alive(0)
     for step, some in by_step.items():
-        if len(some) > 1 and tried is not None and not tried(try_out([m.config for m in some.values()], execution)):
-            yield from (({number: member}, None) for number, member in some.items())
-        else:
+        # Members that have made steps together go on so: bit for bit.
+        if len(some) == 1 or step > 0 or tried is None or _pays(some, execution, caller, tried):
             yield some, step
+        else:
+            yield from (({number: member}, None) for number, member in some.items())
+
+
+def _pays(members: Mapping[int, Member], execution: Execution, caller: _Caller, tried: Callable[[Trial], bool]) -> bool:
+    """The caller's answer to a trial; no, where a stack and a run beside it do not fit into memory."""
+    try:
+        trial = try_out([member.config for member in members.values()], execution)
+    except (RuntimeError, MemoryError) as error:
+        if fault(error) != "memory":
+            raise
+        caller.note(next(iter(members)), f"{len(members)} runs together do not fit into memory: one after another")
+        return False
+    return tried(trial)
 
 
 @contextmanager
@@ -384,6 +425,7 @@ def _train_on(run: _Run, courses: list[_Course], caller: _Caller, *, started: fl
                 left.append(place)
             else:
                 outcomes[course.number] = outcome
+                course.saver.settle(wait=True)  # nothing of it is written after the caller knows
                 caller.ended(course.number, outcome)
         if not left:
             return outcomes
@@ -686,7 +728,7 @@ def _rows(
     """The lines of the record: the first and every `log_every`-th step, and each with a validation (the last here) or
     a measurement of stability.
     """
-    mfu = _mfu(run, speed)
+    mfu = _mfu(run, speed * run.members)
     for one in seen:
         validated = validation is not None and one is seen[-1]
         if one.step == 1 or one.step % run.execution.log_every == 0 or validated or one.stability:
@@ -704,7 +746,7 @@ def _rows(
 
 
 def _mfu(run: _Run, speed: float) -> dict[str, float]:
-    """The share of the devices' peak that so many tokens/s of a run take: causal FLOPs over dense bfloat16."""
+    """The share of the devices' peak that so many tokens/s of all members take: causal FLOPs over dense bfloat16."""
     peak = peak_flops(run.world.device_name)
     per_token = model_shape(run.config.model).flops_per_token_causal
     return {} if peak is None else {"mfu": speed * per_token / (peak * run.world.size)}

@@ -93,7 +93,10 @@ def time_steps(train: TrainConfig, execution: Execution, *, steps: int, limit_s:
 
 
 def stepper(train: TrainConfig | Sequence[TrainConfig], execution: Execution) -> Callable[[int], float]:
-    """Makes a model and gives a function that trains one step of it; it returns the seconds."""
+    """Makes a model and gives a function that trains one step of it; it returns the seconds.
+
+    Of mixtures the loss that balances experts, a few sums, is left out.
+    """
     members = (train,) if isinstance(train, TrainConfig) else tuple(train)
     config, device = members[0], join(execution.device).device
     seed = config.seed.init if isinstance(train, TrainConfig) else [member.seed.init for member in members]

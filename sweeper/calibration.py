@@ -56,14 +56,23 @@ def _key(*parts: Any) -> str:
 
 
 def read_calibration(folder: SweepFolder, cluster: Cluster) -> Mapping[str, float]:
-    """Tokens per second of one process by `step_key`, as measured on a device like the cluster's: a CPU, or a GPU.
+    """Tokens per second of one process by `step_key`, as measured on the cluster's kind of device (`fits`).
 
     Raises:
         SweeperError: The file cannot be read.
     """
     file = read_json(folder.path / "calibration.json", CalibrationFile)
-    on_cpu = cluster.gpu.name.startswith("cpu")
-    return {one.key: one.tokens_per_s for one in file.found if (one.device == "cpu") == on_cpu} if file else {}
+    return {one.key: one.tokens_per_s for one in file.found if fits(one.device, cluster)} if file else {}
+
+
+def fits(device: str, cluster: Cluster) -> bool:
+    """Whether a device is what a cluster's runs are priced on, by the profile's `gpu.name`.
+
+    >>> fits("cpu", Cluster()), fits("NVIDIA H100 80GB HBM3", Cluster())
+    (True, False)
+    """
+    name = cluster.gpu.name.lower()
+    return device == "cpu" if name.startswith("cpu") else name in device.lower()
 
 
 def write_calibration(folder: SweepFolder, found: Sequence[Calibrated]) -> None:

@@ -27,6 +27,7 @@ from sweeper.records import (
     SweepFolder,
     close_job,
     is_held,
+    is_recorded,
     launcher_lock,
     local_jobs,
     read_attempts,
@@ -46,7 +47,7 @@ from sweeper.snapshot import take_snapshot
 from sweeper.spec import Cluster, RunSpec, Sweep
 from sweeper.status import ACTIVE, FINISHED, State, state_of, states
 
-POLL_S = 0.2
+POLL_S = 0.1
 HEARTBEAT_S = 1.0
 RENEW_S = 20.0
 """Between renewals of the launcher's lock."""
@@ -129,10 +130,10 @@ def measured(evidence: Mapping[str, Evidence]) -> Speeds:
     """The slowest tokens per second of finished runs, by parameters and number of processes."""
     speeds: dict[tuple[int, int], float] = {}
     for record in (seen.record for seen in evidence.values()):
-        if record is not None and record.state == "done":
+        # What a member of a stack does says little of a run by itself.
+        if record is not None and record.state == "done" and record.stack == 1:
             shape = (record.params_total, record.world_size)
-            speed = record.tokens_per_s * record.stack
-            speeds[shape] = min(speed, speeds.get(shape, speed))
+            speeds[shape] = min(record.tokens_per_s, speeds.get(shape, record.tokens_per_s))
     return speeds
 
 
@@ -324,35 +325,35 @@ class _Following:
         self.ended = {run_id: run.state for run_id, run in self.planned.items() if run.state in FINISHED}
         memory_gib = max((run.memory_gib for run in self.plan.runs), default=0.0)
         cluster, execution = self.sweep.cluster, self.sweep.execution
-        self.free = list(reversed(local.slots(cluster, execution, memory_gib)))
+        slots = local.slots(cluster, execution, memory_gib)
+        self.free = list(reversed(slots))
         for job, (file, owner) in local_jobs(self.folder).items():
             self._adopt(job, owner, file.runs, file.processes, file.gpus, stacked=bool(file.together))
         for run_id, run in self.planned.items():
             if run.state == "running":
                 self._adopt_holder(run_id)
-        self.waiting = deque(self._loads(memory_gib))
+        self.waiting = deque(self._loads(slots, memory_gib))
         held = {run_id for active in self.active.values() for run_id in active.runs}
         # What was running when the plan was made and is held by nobody now died in between.
         gone = [r for r, run in self.planned.items() if run.state == "running" and r not in held]
         now = states(read_evidence(self.folder, gone))
         self.waiting.extend(Load(runs=(self.specs[r],)) for r in gone if now[r] not in FINISHED | ACTIVE)
 
-    def _loads(self, memory_gib: float) -> list[Load]:
+    def _loads(self, slots: Sequence[local.Slot], memory_gib: float) -> list[Load]:
         """The runs of the plan, shared out over processes."""
         cluster, execution = self.sweep.cluster, self.sweep.execution
         runs = [spec for job in self.plan.jobs for spec in job.runs]
         if cluster.processes > 1:
             return [Load(runs=(spec,)) for spec in runs]
-        slots = max(1, len(self.free))
-        gpu = any(self.free)
-        per_slot = max(1.0, math.ceil(slots / max(1, len(set(self.free))))) if gpu else slots
+        gpu = any(slots)
+        per_slot = math.ceil(len(slots) / len(set(slots))) if gpu else len(slots)
         room_gib = cluster.gpu.memory_gib * MEMORY_SHARE if gpu else local.free_memory() / local.GIB
         return loads(
             runs,
             {spec.run_id: 3600 * self.planned[spec.run_id].gpu_hours for spec in runs},
             self.sweep.launch.together,
             execution,
-            slots=slots,
+            slots=len(slots),
             gpu=gpu,
             budget_gib=max(memory_gib, room_gib / per_slot - local.PROCESS_GIB),
             memory_gib={spec.run_id: self.planned[spec.run_id].memory_gib for spec in runs},
@@ -383,11 +384,15 @@ class _Following:
     def _adopt_holder(self, run_id: str) -> None:
         """Wait for the living process that holds a run, whichever job it belongs to, or whichever machine."""
         attempts = read_attempts(self.folder, run_id)
-        if not attempts or attempts[-1].job in self.active:
+        if not attempts:
             return
         job = attempts[-1].job
         file = read_json(self.folder.jobs / job / "job.json", JobFile)
-        self._adopt(job, attempts[-1].owner, (run_id,), processes=1, gpus=file.gpus if file else None)
+        if job not in self.active:
+            gpus, stacked = (file.gpus, bool(file.together)) if file else (None, False)
+            self._adopt(job, attempts[-1].owner, (run_id,), processes=1, gpus=gpus, stacked=stacked)
+        elif run_id not in self.active[job].runs:
+            self.active[job].runs = (*self.active[job].runs, run_id)
 
     def step(self) -> bool:
         """Take up what ended, start what fits; False when nothing is left to wait for."""
@@ -396,6 +401,10 @@ class _Following:
                 self._take_up(job)
             elif active.processes > 1 and active.owner.here:
                 self._end_if_broken(active)
+            elif active.slots and not any(active.slots) and all(is_recorded(self.folder, r) for r in active.runs):
+                # It has nothing left to train: the next run need not wait for its processes to end. (GPUs it holds.)
+                self.free.extend(active.slots)
+                active.slots = ()
         while self.waiting and self.free:
             load = self.waiting.popleft()
             held = {spec.run_id for spec in load.runs if is_held(self.folder, spec.run_id)}
@@ -452,7 +461,8 @@ class _Following:
         again: list[RunSpec] = []
         begun = {r for r in active.runs if any(attempt.job == job for attempt in read_attempts(self.folder, r))}
         blamed = bool(begun)  # a process that began no run at all died of something: its first run is to blame for it
-        for run_id, seen in read_evidence(self.folder, active.runs).items():
+        ours = [run_id for run_id in active.runs if run_id in self.planned]  # an adopted job may hold others too
+        for run_id, seen in read_evidence(self.folder, ours).items():
             state = state_of(seen)
             if state in FINISHED or state == "cancelled":
                 self.ended[run_id] = state
@@ -467,7 +477,10 @@ class _Following:
                 advanced = any((self.folder.run(run_id) / "checkpoint").glob("*"))
                 if (end is not None and end.state == "stopped" and advanced) or (blamed and run_id not in begun):
                     again.append(self.specs[run_id])
-                elif active.stacked and end is None and not self.lost[run_id]:
+                elif active.stacked and end is not None and end.state == "lost":
+                    # They failed together, whoever's fault it was: each is tried by itself, and that counts.
+                    self.waiting.appendleft(Load(runs=(self.specs[run_id],)))
+                elif active.stacked and end is None and not self.lost[run_id] and self.sweep.cluster.attempts > 1:
                     self.lost[run_id] = 1  # the machine may have killed it: the stack goes on as it was
                     again.append(self.specs[run_id])
                 else:
@@ -491,7 +504,7 @@ class _Following:
     def _failure(self, run_id: str, job: str) -> Failure:
         attempts = read_attempts(self.folder, run_id)
         last = attempts[-1] if attempts and attempts[-1].job == job else None
-        if last is not None and last.end is not None and last.end.state == "error":
+        if last is not None and last.end is not None and last.end.state != "stopped":
             return Failure(run_id=run_id, reason=last.end.reason, log=self.folder.attempt(run_id, last.number) / "log")
         lines = local.log_tail(self.folder.jobs / job, lines=1)
         reason = f"its worker died {self.lost[run_id]} times without a record" + (f" ({lines})" if lines else "")
@@ -499,21 +512,29 @@ class _Following:
 
     def standing(self) -> Standing:
         """Tokens done and the speed of what runs, from the heartbeats."""
-        beats = [self._beat(run_id) for active in self.active.values() for run_id in active.runs]
-        running = tuple(beat for beat in beats if beat is not None and beat.run_id in self.planned)
+        held = {
+            (run_id, job) for job, active in self.active.items() for run_id in active.runs if run_id in self.planned
+        }
+        finished = self.ended.keys() | {run_id for run_id, _ in held if is_recorded(self.folder, run_id)}
+        beats = [self._beat(run_id, job) for run_id, job in sorted(held) if run_id not in finished]
+        running = tuple(beat for beat in beats if beat is not None)
         partial = sum(self.planned[b.run_id].tokens * b.step / max(1, b.steps) for b in running)
         return Standing(
-            finished=len(self.ended),
+            finished=len(finished),
             runs=len(self.planned),
-            tokens_done=int(sum(self.planned[run_id].tokens for run_id in self.ended) + partial),
+            tokens_done=int(sum(self.planned[run_id].tokens for run_id in finished) + partial),
             tokens=self.plan.totals.tokens,
             tokens_per_s=sum(beat.tokens_per_s for beat in running),
             running=running,
         )
 
-    def _beat(self, run_id: str) -> Beat | None:
+    def _beat(self, run_id: str, job: str) -> Beat | None:
+        """The last sign of life of a run that a job is at work on; None of one that waits for its turn."""
         attempts = read_attempts(self.folder, run_id)
-        return read_beat(self.folder, run_id, attempts[-1].number) if attempts else None
+        last = attempts[-1] if attempts else None
+        if last is None or last.job != job or last.end is not None:
+            return None
+        return read_beat(self.folder, run_id, last.number)
 
     def stop(self, interrupts: _Interrupts) -> None:
         """Ask what still runs to write a checkpoint and end; kill what does not, or at a second Ctrl-C."""

@@ -20,7 +20,7 @@ device busy. Of the CPU measured (`BENCHMARKS.md`: a tenth is gained there), of 
 of each stack decides."""
 IN_TURN_S = 60.0
 """Estimated time of the runs that one process trains in turn: each start takes about two seconds."""
-SHARE_IN_TURN = 0.25
+SHARE_IN_TURN = 0.125
 """Of a slot's fair share of all runs, what is trained in turn at most: the last process is not to work alone for long.
 """
 

@@ -386,6 +386,11 @@ def write_record(folder: SweepFolder, record: RunRecord) -> None:
     write_json(folder.run(record.run_id) / "record.json", record)
 
 
+def is_recorded(folder: SweepFolder, run_id: str) -> bool:
+    """Whether a run has a result, whatever it says."""
+    return (folder.run(run_id) / "record.json").exists()
+
+
 def read_record(folder: SweepFolder, run_id: str) -> RunRecord | None:
     """A run's record, or None while it has none."""
     return read_json(folder.run(run_id) / "record.json", RunRecord)

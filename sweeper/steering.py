@@ -11,11 +11,13 @@ from sweeper.launch import ask_about_jobs, measured
 from sweeper.overview import Look, Row
 from sweeper.records import (
     ExcludedNode,
+    JobFile,
     Owner,
     SweepFolder,
     clear_excluded,
     hold_run,
     is_held,
+    read_attempts,
     read_evidence,
     read_excluded,
     read_jobs,
@@ -87,7 +89,7 @@ def cancel_runs(folder: SweepFolder, rows: Sequence[Row], look: Look, stop_s: fl
     for run_id in chosen:
         hold_run(folder, run_id, reason)
     ids = set(chosen)
-    here, elsewhere = _local_jobs(ids, look)
+    here, elsewhere = _local_jobs(folder, ids, look)
     tasks, shared, clusters = _tasks(folder, ids, look)
     left = _stop(here, stop_s)
     try:
@@ -112,17 +114,31 @@ def cancel_runs(folder: SweepFolder, rows: Sequence[Row], look: Look, stop_s: fl
     )
 
 
-def _local_jobs(run_ids: Collection[str], look: Look) -> tuple[list[Owner], set[str]]:
+def _local_jobs(folder: SweepFolder, run_ids: Collection[str], look: Look) -> tuple[list[Owner], set[str]]:
     """The living processes that hold runs on this machine, and the other machines where some are."""
     here: dict[int, Owner] = {}
     elsewhere = set()
-    jobs = [s.owner for j, s in look.jobs.values() if j.cluster is None and s and set(j.runs) & set(run_ids)]
+    jobs = [
+        submitted.owner
+        for job, submitted in look.jobs.values()
+        if job.cluster is None
+        and submitted
+        and any(_works_on(job, run_id, folder) for run_id in set(job.runs) & set(run_ids))
+    ]
     for owner in (owner for owner in jobs if owner is not None):
         if owner.here and owner.alive:
             here[owner.pid] = owner
         elif not owner.here:
             elsewhere.add(owner.at.host)
     return list(here.values()), elsewhere
+
+
+def _works_on(job: JobFile, run_id: str, folder: SweepFolder) -> bool:
+    """Whether a job of this machine must end for a run to end: not where the run still waits for its turn in it."""
+    attempts = read_attempts(folder, run_id)
+    last = attempts[-1] if attempts else None
+    begun = last is not None and last.job == job.job and last.end is None
+    return begun or run_id == job.runs[0] or bool(job.together)
 
 
 def _in_slurm(run_ids: Collection[str], look: Look) -> bool:

@@ -83,8 +83,8 @@ def run(job_folder: str, stop: Stop, run_ids: tuple[str, ...] = ()) -> None:
         return
     for run_id in run_ids or job.runs:
         number = _take_turn(folder, path, place, run_id, stop)
-        if number is not None:
-            _attempt(folder, job, place, run_id, number, stop)
+        if number is not None and not _attempt(folder, job, place, run_id, number, stop):
+            return  # what went wrong may be this process: those after it are begun by another
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,8 +170,8 @@ def _take_turn(folder: SweepFolder, path: Path, place: Place, run_id: str, stop:
     return turn.attempt
 
 
-def _attempt(folder: SweepFolder, job: JobFile, place: Place, run_id: str, number: int, stop: Stop) -> None:
-    """One attempt: it ends in a record, or in an end that says why not."""
+def _attempt(folder: SweepFolder, job: JobFile, place: Place, run_id: str, number: int, stop: Stop) -> bool:
+    """One attempt: it ends in a record, or in an end that says why not; whether it came without an error so far."""
     home = folder.attempt(run_id, number)
     leads = place.rank == 0
     with _logging(home / ("log" if leads else f"log.{place.rank}")):
@@ -193,6 +193,8 @@ def _attempt(folder: SweepFolder, job: JobFile, place: Place, run_id: str, numbe
                     write_rank_end(folder, run_id, number, place.rank, end)
             if place.world_size > 1:
                 raise  # ends this process, so that the launcher ends the others that wait for it
+            return False
+    return True
 
 
 def _attempt_together(folder: SweepFolder, job: JobFile, place: Place, numbers: Mapping[str, int], stop: Stop) -> None:
@@ -210,8 +212,8 @@ def _attempt_together(folder: SweepFolder, job: JobFile, place: Place, numbers: 
                 _train_together(folder, job, place, specs, numbers, stop)
         except Exception as error:
             log.exception("the runs failed together")
-            # Whose fault it was is not known: each is tried by itself, unless that was tried too often.
-            end = replace(_end_of(error), state="lost")
+            # Whose fault it was is not known, and memory that a stack lacked none of them need lack by itself.
+            end = replace(_end_of(error), state="lost", cause="")
             for run_id, number in numbers.items():
                 attempt = read_attempts(folder, run_id)[-1]
                 ended = attempt.end is not None or read_record(folder, run_id) is not None
@@ -357,11 +359,19 @@ def _train_together(
             for run_id in ids
         ]
         recorder = files.enter_context(_Recorder(folder, job, place, members, stop, by_command=False))
+        late: dict[str, Any] = {}
+
+        def finish(run_id: str, outcome: Any, *, patient: bool) -> None:
+            _finish(folder, specs[run_id], outcome, numbers[run_id], place, job, stop, patient=patient)
 
         def ended(member: int, outcome: Any) -> None:
             run_id = ids[member]
             recorder.leave(member)
-            _finish(folder, specs[run_id], outcome, numbers[run_id], place, job, stop)
+            try:
+                finish(run_id, outcome, patient=False)
+            except (DiskError, OSError) as error:
+                log.warning("the result of %s waits for the disk, and the others go on: %s", run_id, error)
+                late[run_id] = outcome
 
         train(
             [Member(config=specs[r].train, checkpoints=folder.run(r) / "checkpoint") for r in ids],
@@ -374,6 +384,8 @@ def _train_together(
             tried=_pays if job.together == "auto" else None,
         )
         recorder.finish()
+        for run_id, outcome in late.items():
+            finish(run_id, outcome, patient=True)
 
 
 GAIN = 1.05
@@ -428,6 +440,7 @@ class _Recorder:
         self.hang_s = job.cluster.hang_s if job.cluster else math.inf
         self.watchdog = Watchdog(self._limit_s, self._give_up)
         self.ended = threading.Event()
+        self.writing = threading.Lock()
         self.thread = threading.Thread(target=self._beat_on, name="heartbeat", daemon=True)
         self.full = self.finished = False
 
@@ -504,9 +517,10 @@ class _Recorder:
         """Where this attempt began; a command's is known only from the first step that it tells of."""
         return max(0, step - 1) if self.by_command else step
 
-    def note(self, _member: int, text: str) -> None:
+    def note(self, member: int, text: str) -> None:
         """Trouble that training outlives."""
-        log.warning("%s", text)
+        run_id, *_ = self.members[member]
+        log.warning("%s", f"{run_id}: {text}" if len(self.members) > 1 else text)
 
     def alive(self, steps: int) -> None:
         """Told on every rank at every look."""
@@ -544,11 +558,17 @@ class _Recorder:
 
     def _beat(self) -> None:
         """A sign of life on the disk; one that the disk does not take is made up for by the next."""
+        with self.writing:
+            self._beat_once()
+
+    def _beat_once(self) -> None:
         now = time.time()
         for member, standing in tuple(self.standing.items()):
             run_id, number, _ = self.members[member]
             try:
                 if is_superseded(self.folder, run_id, number):
+                    if len(self.members) > 1:  # it leaves the others when it would write next
+                        continue
                     if not self.finished:  # else by the end that it wrote itself, say
                         self.stop.received = self.stop.received or signal.SIGTERM
                     return
@@ -558,8 +578,17 @@ class _Recorder:
 
 
 def _finish(
-    folder: SweepFolder, spec: RunSpec, outcome: Any, number: int, place: Place, job: JobFile, stop: Stop
+    folder: SweepFolder,
+    spec: RunSpec,
+    outcome: Any,
+    number: int,
+    place: Place,
+    job: JobFile,
+    stop: Stop,
+    *,
+    patient: bool = True,
 ) -> None:
+    """Write down how a run ended: its record, or why it stopped; `patient`: however long the disk takes."""
     if outcome.state == "stopped":
         if _taken_over(folder, spec.run_id, number):
             log.warning("another attempt took over: nothing more is written")
@@ -605,14 +634,18 @@ def _finish(
             write_record(folder, record)
         return owned
 
-    if not _write_patiently(write):
+    if not (_write_patiently(write) if patient else write()):
         log.warning("another attempt took over while the result waited for the disk: it is not written")
         return
     if not by_command:  # a command's own files are its own
         from model.checkpoint import delete_checkpoints
 
-        delete_checkpoints(folder.run(spec.run_id) / "checkpoint", keep_final=job.execution.checkpoint.keep_final)
-    log.info("%s: loss %s after %d steps %s", outcome.state, outcome.loss, outcome.steps, outcome.reason)
+        try:
+            delete_checkpoints(folder.run(spec.run_id) / "checkpoint", keep_final=job.execution.checkpoint.keep_final)
+        except OSError as error:  # the result is safe
+            log.warning("checkpoints of %s are left (%s)", spec.run_id, error.strerror)
+    of = f" of {spec.run_id}" if record.stack > 1 else ""
+    log.info("%s%s: loss %s after %d steps %s", outcome.state, of, outcome.loss, outcome.steps, outcome.reason)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,7 @@
 from typing import Any
 
 from model.shape import model_shape
-from sweeper.calibration import Calibrated
+from sweeper.calibration import Calibrated, fits
 from sweeper.spec import RunSpec, Sweep
 from sweeper.terminal import console, count, counted
 
@@ -48,7 +48,7 @@ class Shown:
         """What the measurements are of, and who goes by them."""
         gpu = self.sweep.cluster.gpu
         device = self.rows[-1]["device"]
-        if (device == "cpu") != gpu.name.startswith("cpu"):
+        if not fits(device, self.sweep.cluster):
             console.print(
                 f"measured on {device}, but {self.sweep.name} is planned for {gpu.name}: plan goes on by the profile's "
                 "throughput; measure on such a device",

@@ -14,9 +14,24 @@ import pytest
 from builders import CHAIN, run_spec, tiny_sweep
 
 from model.config import CheckpointConfig, OptimizerConfig, Seeds
+from sweeper import worker
+from sweeper.errors import DiskError
 from sweeper.launch import launch
-from sweeper.records import SweepFolder, hold_run, read_attempts, read_evidence, read_job, read_records
+from sweeper.overview import rows_of, take_look
+from sweeper.records import (
+    JobFile,
+    SweepFolder,
+    close_job,
+    hold_run,
+    read_attempts,
+    read_evidence,
+    read_job,
+    read_records,
+    write_job,
+    write_spec,
+)
 from sweeper.status import states
+from sweeper.steering import cancel_runs
 
 CHILD = Path(__file__).parent / "launch_child.py"
 RATES = (0.02, 0.05, 0.1)
@@ -174,9 +189,9 @@ def _steps(folder, specs):
 
 
 def in_turn():
-    """Four runs that one process trains one after another, and a long one beside them on the other core."""
+    """Four runs that one process trains one after another, beside one that is planned to be long but diverges."""
     short = [run_spec(lr=lr, steps=300) for lr in (0.02, 0.05, 0.1, 0.2)]
-    return short, [*short, run_spec(lr=0.3, steps=4000)]
+    return short, [*short, run_spec(lr=1e4, steps=20_000, optimizer=OptimizerConfig(name="adamw"))]
 
 
 def test_short_runs_are_trained_in_turn_by_one_process(tmp_path):
@@ -184,8 +199,8 @@ def test_short_runs_are_trained_in_turn_by_one_process(tmp_path):
     short, specs = in_turn()
     alone = SweepFolder(tmp_path / "alone", "tiny")
     result = quietly(sweep(fuse="off", parallel=2), specs, folder)
-    assert (result.started, dict(result.states)) == (5, {"done": 5})
-    assert len(list(folder.jobs.iterdir())) < 5
+    assert (result.started, dict(result.states)) == (5, {"done": 4, "diverged": 1})
+    assert len(list(folder.jobs.iterdir())) == 2
     for spec in short:
         quietly(sweep(fuse="off"), [spec], alone)
     assert losses(alone).items() <= losses(folder).items()
@@ -205,8 +220,8 @@ def test_what_was_not_begun_when_its_process_died_has_lost_nothing(tmp_path):
                 killed.extend(runs)
 
     result = quietly(sweep(fuse="off", parallel=2, attempts=2), specs, folder, kill)
-    assert dict(result.states) == {"done": 5}
-    assert len(killed) > 1
+    assert dict(result.states) == {"done": 4, "diverged": 1}
+    assert len(killed) == 4
     assert [len(read_attempts(folder, run_id)) for run_id in killed] == [2] + [1] * (len(killed) - 1)
 
 
@@ -223,6 +238,131 @@ def test_one_that_is_cancelled_before_its_turn_is_passed_over(tmp_path):
                 hold_run(folder, runs[-1], "")
 
     result = quietly(sweep(fuse="off", parallel=2), specs, folder, hold)
-    assert dict(result.states) == {"done": 4, "cancelled": 1}
+    assert dict(result.states) == {"done": 3, "diverged": 1, "cancelled": 1}
     assert read_attempts(folder, held[0]) == ()
     assert result.started == 4
+
+
+# ── jobs of an earlier launcher ────────────────────────────────────────────────────────────────────────────────────
+
+
+def orphans(folder, specs, fuse="3"):
+    """A stack whose launcher was killed under it."""
+    command = [sys.executable, str(CHILD), str(folder.path.parent), fuse, str(specs[0].train.steps)]
+    launcher = subprocess.Popen([*command, *(str(spec.lr) for spec in specs)])
+    deadline = time.monotonic() + 60
+    while not _steps(folder, specs) > 5:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    launcher.kill()
+    launcher.wait()
+    return read_attempts(folder, specs[0].run_id)[-1]
+
+
+def test_a_launch_of_fewer_cells_waits_for_a_stack_that_holds_more(tmp_path):
+    folder = SweepFolder(tmp_path, "tiny")
+    specs = [run_spec(lr=lr, steps=1500) for lr in RATES]
+    orphans(folder, specs)
+    result = quietly(sweep(), specs[:2], folder)
+    assert (result.started, dict(result.states)) == (0, {"done": 2})
+    assert len(read_records(folder)) == 3
+
+
+def test_all_members_are_waited_for_though_their_job_was_closed(tmp_path):
+    folder = SweepFolder(tmp_path, "tiny")
+    specs = [run_spec(lr=lr, steps=1500) for lr in RATES]
+    close_job(folder.jobs / orphans(folder, specs).job)
+    result = quietly(sweep(), specs, folder)
+    assert (result.started, dict(result.states)) == (0, {"done": 3})
+
+
+def test_a_launch_that_may_not_try_again_fails_a_killed_stack(tmp_path):
+    folder = SweepFolder(tmp_path, "tiny")
+    specs = [run_spec(lr=lr, steps=3000) for lr in RATES]
+
+    def kill(standing):
+        for beat in standing.running[:1]:
+            os.kill(read_attempts(folder, beat.run_id)[-1].owner.pid, signal.SIGKILL)
+
+    result = quietly(sweep(attempts=1), specs, folder, kill)
+    assert dict(result.states) == {"stopped": 3}
+    assert [len(read_attempts(folder, spec.run_id)) for spec in specs] == [1, 1, 1]
+    assert len(result.failures) == 3
+
+
+def test_runs_that_fail_together_are_tried_by_themselves_even_where_one_attempt_counts(tmp_path):
+    folder = SweepFolder(tmp_path, "tiny")
+    specs = [run_spec(lr=lr, data=replace(CHAIN, fingerprint="0" * 16)) for lr in RATES]
+    result = quietly(sweep(attempts=1), specs, folder)
+    assert [len(read_attempts(folder, spec.run_id)) for spec in specs] == [2, 2, 2]
+    assert not any("without a record" in failure.reason for failure in result.failures)
+
+
+def test_runs_after_one_that_failed_are_trained_by_another_process(tmp_path):
+    folder = SweepFolder(tmp_path, "tiny")
+    short, specs = in_turn()
+    bad = replace(short[0], train=replace(short[0].train, data=replace(CHAIN, fingerprint="0" * 16)))
+    result = quietly(sweep(fuse="off", parallel=2), [bad, *specs[1:]], folder)
+    assert dict(result.states) == {"done": 3, "diverged": 1, "failed": 1}
+    jobs = {read_attempts(folder, spec.run_id)[-1].job for spec in short}
+    assert read_attempts(folder, bad.run_id)[-1].job in jobs
+    assert len(jobs) > 1
+    assert [len(read_attempts(folder, spec.run_id)) for spec in specs[1:]] == [1, 1, 1, 1]
+
+
+def test_cancelling_one_that_waits_for_its_turn_disturbs_nobody(tmp_path):
+    folder = SweepFolder(tmp_path, "tiny")
+    _, specs = in_turn()
+    cancelled = []
+
+    def cancel(standing):
+        for beat in standing.running:
+            runs = read_job(folder.jobs / read_attempts(folder, beat.run_id)[-1].job).runs
+            if not cancelled and len(runs) > 1 and beat.run_id == runs[0] and beat.step > 5:
+                cancelled.append(runs[-1])
+                look = take_look(folder, [spec.run_id for spec in specs])
+                (row,) = [row for row in rows_of(specs, look) if row.run_id == runs[-1]]
+                assert (row.state, row.reason) == ("running", "waits for its turn")
+                done = cancel_runs(folder, [row], look)
+                assert (done.runs, done.stopped) == (1, 0)
+
+    result = quietly(sweep(fuse="off", parallel=2), specs, folder, cancel)
+    assert dict(result.states) == {"done": 3, "diverged": 1, "cancelled": 1}
+    assert [len(read_attempts(folder, spec.run_id)) for spec in specs if spec.run_id not in cancelled] == [1] * 4
+
+
+def test_a_result_that_the_disk_does_not_take_holds_no_other_up(tmp_path, monkeypatch):
+    folder = SweepFolder(tmp_path, "tiny")
+    adamw = OptimizerConfig(name="adamw")
+    specs = [run_spec(lr=lr, steps=200, optimizer=adamw) for lr in (0.001, 1e4, 0.004)]
+    for spec in specs:
+        write_spec(folder, spec)
+    job = JobFile(
+        job="j",
+        tasks=(tuple(spec.run_id for spec in specs),),
+        together="always",
+        code="none",
+        processes=1,
+        heartbeat_s=1.0,
+        execution=sweep().execution,
+    )
+    tried = []
+
+    def write(folder, record):
+        tried.append(record.run_id)
+        if len(tried) == 1:
+            raise DiskError("no space left")
+        write_record(folder, record)
+
+    write_record = worker.write_record
+    monkeypatch.setattr(worker, "verify_snapshot", lambda *_: None)
+    monkeypatch.setattr(worker, "read_snapshot", lambda *_: {})
+    monkeypatch.setattr(worker, "write_record", write)
+    worker.run(str(write_job(folder, job)), lambda: False)
+    assert tried == [specs[1].run_id, specs[0].run_id, specs[2].run_id, specs[1].run_id]
+    assert {run_id: record.state for run_id, record in read_records(folder).items()} == {
+        specs[0].run_id: "done",
+        specs[1].run_id: "diverged",
+        specs[2].run_id: "done",
+    }
+    assert "waits for the disk, and the others go on" in logs(folder, specs[0])

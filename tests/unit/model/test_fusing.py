@@ -1,11 +1,15 @@
 import dataclasses
 import math
+import time
 from dataclasses import replace
 
 import pytest
 import torch
 
+import model.saving
 import model.train
+from kernels import chunked
+from model.checkpoint import delete_checkpoints
 from model.config import (
     CheckpointConfig,
     DataConfig,
@@ -377,3 +381,63 @@ def test_a_stack_is_trained_by_one_process(tmp_path, monkeypatch):
     monkeypatch.setattr(model.train, "join", lambda _device: replace(world, size=2))
     with pytest.raises(ValueError, match="by one process"):
         run(tmp_path, [config(0.02), config(0.05)])
+
+
+def test_a_trial_that_lacks_memory_is_a_no(tmp_path, monkeypatch):
+    def lacking(_members, _execution):
+        raise RuntimeError("CUDA error: out of memory")
+
+    monkeypatch.setattr(model.train, "try_out", lacking)
+    configs = [config(lr) for lr in (0.02, 0.05)]
+    outcomes, recorder = run(tmp_path, configs, tried=lambda _trial: True)
+    assert [(o.state, o.stack) for o in outcomes] == [("done", 1), ("done", 1)]
+    assert recorder.notes == [(0, "2 runs together do not fit into memory: one after another")]
+
+
+def test_members_that_resume_together_are_not_tried_again(tmp_path):
+    configs = [config(lr) for lr in (0.02, 0.05)]
+    run(tmp_path, configs, stop_after=5)
+    outcomes, _ = run(tmp_path, configs, tried=lambda _trial: pytest.fail("tried"))
+    assert [o.stack for o in outcomes] == [2, 2]
+
+
+def test_a_wish_to_stop_ends_those_that_wait_for_their_turn(tmp_path):
+    configs = [config(lr) for lr in (0.02, 0.05, 0.1)]
+    outcomes, recorder = run(tmp_path, configs, stop_after=5, tried=lambda _trial: False)
+    assert [(o.state, o.steps) for o in outcomes] == [("stopped", 5), ("stopped", 0), ("stopped", 0)]
+    assert outcomes[1].reason == "asked to stop before its turn"
+    assert [member for member, _ in recorder.ended] == [0, 1, 2]
+    assert not (tmp_path / "1").exists()
+
+
+def test_no_checkpoint_is_written_after_the_caller_knows_of_the_end(tmp_path, monkeypatch):
+    left = []
+
+    def slow(write=model.saving.write_checkpoint):
+        def written(*args, **kwargs):
+            time.sleep(0.05)
+            return write(*args, **kwargs)
+
+        return written
+
+    monkeypatch.setattr(model.saving, "write_checkpoint", slow())
+    configs = [config(lr) for lr in (0.02, 0.05)]
+    members = [Member(config=c, checkpoints=tmp_path / str(i)) for i, c in enumerate(configs)]
+
+    def ended(member, _outcome):
+        delete_checkpoints(members[member].checkpoints, keep_final=False)
+        left.append(member)
+
+    settings = Execution(device="cpu", checkpoint=CheckpointConfig(every_s=1e-9))
+    train(members, settings, Recorder(), lambda: False, ended=ended)
+    assert left == [0, 1]
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_member_takes_does_not_depend_on_how_many_there_are(tmp_path, monkeypatch):
+    one = 8 * 16 * MODEL.vocab  # logits of a member's batch
+    monkeypatch.setattr(chunked, "CHUNK_LOGITS", int(1.5 * one))  # all four have more than twice that, two have not
+    configs = [config(lr) for lr in (0.02, 0.05, 0.1, 0.2)]
+    whole, _ = run(tmp_path / "whole", configs)
+    some, _ = run(tmp_path / "some", configs[:2])
+    assert [o.loss for o in some] == [o.loss for o in whole[:2]]

@@ -99,8 +99,8 @@ def test_short_runs_are_trained_in_turn_by_one_process():
 
 
 def test_no_process_takes_much_of_a_small_sweep():
-    assert in_turn(rates(8), 0.125, slots=1) == [2] * 4
-    assert in_turn(rates(8), 0.125, slots=2) == [1] * 8
+    assert in_turn(rates(16), 0.125, slots=1) == [2] * 8
+    assert in_turn(rates(16), 0.125, slots=2) == [1] * 16
 
 
 def test_a_command_starts_by_itself():
