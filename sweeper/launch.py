@@ -293,6 +293,8 @@ class _Active:
     runs: tuple[str, ...]
     stacked: bool
     """Whether it trains them all at once; else one after another."""
+    job: JobFile | None = None
+    """Of one that takes further runs."""
     processes: int
     slots: tuple[local.Slot, ...]
     """What it keeps others from; nothing for a job of an earlier launcher that found no slot free any more."""
@@ -401,10 +403,8 @@ class _Following:
                 self._take_up(job)
             elif active.processes > 1 and active.owner.here:
                 self._end_if_broken(active)
-            elif active.slots and not any(active.slots) and all(is_recorded(self.folder, r) for r in active.runs):
-                # It has nothing left to train: the next run need not wait for its processes to end. (GPUs it holds.)
-                self.free.extend(active.slots)
-                active.slots = ()
+            elif active.job is not None and all(is_recorded(self.folder, r) for r in active.runs):
+                self._hand_over(active, active.job)
         while self.waiting and self.free:
             load = self.waiting.popleft()
             held = {spec.run_id for spec in load.runs if is_held(self.folder, spec.run_id)}
@@ -427,6 +427,26 @@ class _Following:
         elif time.monotonic() - active.broken_since > BROKEN_S:
             local.kill(active.owner)
 
+    def _hand_over(self, active: _Active, job: JobFile) -> None:
+        """Give a process that has nothing left to train the next run, which saves the start of another; or let it end.
+
+        On GPUs each run has a process of its own: what it leaves there goes with it.
+        """
+        while self.waiting and is_held(self.folder, self.waiting[0].runs[0].run_id) and not self.waiting[0].stacked:
+            self.ended[self.waiting.popleft().runs[0].run_id] = "cancelled"
+        following = self.waiting[0] if self.waiting else None
+        if following is not None and _in_turn(following):
+            (spec,) = self.waiting.popleft().runs
+            write_spec(self.folder, spec)
+            active.runs = (*active.runs, spec.run_id)
+            active.job = replace(job, tasks=(active.runs,))
+            write_job(self.folder, active.job)
+            self.started.add(spec.run_id)
+        else:
+            write_job(self.folder, replace(job, open=False))
+            self.free.extend(active.slots)  # the next one need not wait for its end
+            active.job, active.slots = None, ()
+
     def _start(self, load: Load, slot: local.Slot) -> None:
         for spec in load.runs:
             write_spec(self.folder, spec)
@@ -436,7 +456,8 @@ class _Following:
         job = JobFile(
             job=name,
             tasks=(tuple(spec.run_id for spec in load.runs),),
-            together=tries if load.stacked and len(load.runs) > 1 else "",
+            together=tries if load.stacked else "",
+            open=_in_turn(load) and not slot and self.sweep.cluster.processes == 1,
             code=self.code,
             processes=self.sweep.cluster.processes,
             heartbeat_s=HEARTBEAT_S,
@@ -448,7 +469,12 @@ class _Following:
         owner = local.submit(path, self.sweep.cluster, _environment(self.folder, job))
         # Known here first: should the note below fail, `stop` still ends the process.
         self.active[name] = _Active(
-            owner=owner, runs=job.runs, stacked=bool(job.together), processes=job.processes, slots=(slot,)
+            owner=owner,
+            runs=job.runs,
+            stacked=load.stacked,
+            job=job if job.open else None,
+            processes=job.processes,
+            slots=(slot,),
         )
         self.started |= set(job.runs)
         write_submitted(path, Submitted(owner=owner, time=time.time()))
@@ -487,7 +513,8 @@ class _Following:
                     blamed = not active.stacked
                     self._again(run_id, job)
         if again:
-            self.waiting.appendleft(Load(runs=tuple(again), stacked=active.stacked))
+            loads = [Load(runs=tuple(again))] if active.stacked else [Load(runs=(spec,)) for spec in again]
+            self.waiting.extendleft(reversed(loads))
 
     def _again(self, run_id: str, job: str) -> None:
         """A run whose worker ended without a result waits for another, unless workers die of it too often.
@@ -548,6 +575,11 @@ class _Following:
             time.sleep(POLL_S / 4)
         for owner in ours:
             local.kill(owner)
+
+
+def _in_turn(load: Load) -> bool:
+    """Whether a process that trained another run may train this: a command starts processes of its own in any case."""
+    return not load.stacked and load.runs[0].trainer.kind == "builtin"
 
 
 def _environment(folder: SweepFolder, job: JobFile) -> dict[str, str]:

@@ -1,11 +1,7 @@
-"""What each process of a launch on this machine trains: a run, a stack of runs at once, or several short runs in turn.
-
-Pure. A stack is one batched model of runs that differ in rates and seeds only (`model.fusing`); runs in turn save the
-start of a process each.
-"""
+"""What is trained at once on this machine: a run, or a stack of runs that differ in rates and seeds only; pure."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from model.config import Execution, TrainConfig
@@ -18,20 +14,17 @@ ELEMENTS = {"cpu": 2e6, "cuda": 2e9}
 """Stacks are tried up to this product of width² and the tokens of a pass: beyond, the operations of one run keep the
 device busy. Of the CPU measured (`BENCHMARKS.md`: a tenth is gained there), of GPUs an estimate; the trial at the start
 of each stack decides."""
-IN_TURN_S = 60.0
-"""Estimated time of the runs that one process trains in turn: each start takes about two seconds."""
-SHARE_IN_TURN = 0.125
-"""Of a slot's fair share of all runs, what is trained in turn at most: the last process is not to work alone for long.
-"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """What one process trains."""
+    """What one process trains at once: a run, or a stack (`model.fusing`)."""
 
     runs: tuple[RunSpec, ...]
-    stacked: bool = False
-    """Whether all at once; else one after another."""
+
+    @property
+    def stacked(self) -> bool:
+        return len(self.runs) > 1
 
 
 def loads(
@@ -61,36 +54,15 @@ def loads(
     together: dict[TrainConfig | str, list[RunSpec]] = {}
     for spec in runs:
         together.setdefault(_key(spec, fuse, execution, gpu=gpu) or spec.run_id, []).append(spec)
-    stacks: list[tuple[RunSpec, ...]] = []
+    found: list[Load] = []
     for same in together.values():
         first = same[0].run_id
         most = math.floor(budget_gib / max(memory_gib[first], 1e-9))
         fair = min(MEMBERS, math.floor(share_s / max(seconds[first], 1e-9)))
         most = min(most, fuse if isinstance(fuse, int) else fair)
         parts = math.ceil(len(same) / max(1, most))
-        stacks.extend(tuple(same[i::parts]) for i in range(parts))
-
-    def cost_s(specs: Iterable[RunSpec]) -> float:
-        return sum(seconds[spec.run_id] for spec in specs)
-
-    singles = [stack[0] for stack in stacks if len(stack) == 1]
-    found = [Load(runs=stack, stacked=True) for stack in stacks if len(stack) > 1]
-    found += [Load(runs=some) for some in _in_turn(singles, seconds, min(IN_TURN_S, SHARE_IN_TURN * share_s))]
-    return sorted(found, key=lambda load: -cost_s(load.runs))
-
-
-def _in_turn(runs: Sequence[RunSpec], seconds: Mapping[str, float], limit_s: float) -> list[tuple[RunSpec, ...]]:
-    """The runs in their order, neighbours together as long as they take no longer than the limit."""
-    found: list[list[RunSpec]] = []
-    taken_s = math.inf
-    for spec in runs:
-        taken_s += seconds[spec.run_id]
-        ours = spec.trainer.kind == "builtin"  # a command starts a process of its own in any case
-        if taken_s > limit_s or not ours:
-            found.append([])
-            taken_s = seconds[spec.run_id] if ours else math.inf
-        found[-1].append(spec)
-    return [tuple(some) for some in found]
+        found.extend(Load(runs=tuple(same[i::parts])) for i in range(parts))
+    return sorted(found, key=lambda load: -sum(seconds[spec.run_id] for spec in load.runs))
 
 
 def _key(spec: RunSpec, fuse: Fuse, execution: Execution, *, gpu: bool) -> TrainConfig | None:

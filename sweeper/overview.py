@@ -290,9 +290,6 @@ def _reason(run_id: str, state: State, look: Look, silent_s: float, next_at: flo
             return "its job is ending"
         if holding and holding.task and holding.task.state != "RUNNING":
             return f"SLURM says {holding.task.state}"
-        in_turn = holding is not None and holding.job.cluster is None and len(holding.job.runs) > 1
-        if in_turn and holding is not None and (last is None or last.job != holding.job.job):
-            return "waits for its turn"
         if last is None or last.end is not None:
             return f"waits for its next attempt: {ended}" if next_at else "its processes are starting"
         return ""

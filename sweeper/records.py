@@ -230,6 +230,8 @@ class JobFile:
     execution: Execution
     together: Literal["", "auto", "always"] = ""
     """Whether the runs of an element are trained as one stack: by a trial, or in any case."""
+    open: bool = False
+    """Whether its launcher may add runs while it works: it waits a moment for them before it ends."""
     gpus: tuple[str, ...] | None = None
     """GPUs that the job may use, as CUDA_VISIBLE_DEVICES names them; None leaves the scheduler's choice."""
     cluster: Cluster | None = None

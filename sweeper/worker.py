@@ -56,6 +56,8 @@ from sweeper.worker_entry import Stop
 
 TRACEBACK_LINES = 20
 TURN_TIMEOUT_S = 600.0
+MORE_S = 3.0
+"""How long a worker that has trained its runs waits for its launcher to add one; one that is gone adds none."""
 FAULT_WAIT_S = 3.0
 """How long rank 0 waits for the rank that it lost to say why."""
 RECORD_PATIENCE_S = 1800.0
@@ -81,10 +83,24 @@ def run(job_folder: str, stop: Stop, run_ids: tuple[str, ...] = ()) -> None:
         turns = {run_id: _take_turn(folder, path, place, run_id, stop) for run_id in job.runs}
         _attempt_together(folder, job, place, {r: number for r, number in turns.items() if number is not None}, stop)
         return
-    for run_id in run_ids or job.runs:
+    for run_id in run_ids or _in_turn(path, job, stop):
         number = _take_turn(folder, path, place, run_id, stop)
         if number is not None and not _attempt(folder, job, place, run_id, number, stop):
             return  # what went wrong may be this process: those after it are begun by another
+
+
+def _in_turn(path: Path, job: JobFile, stop: Stop) -> Iterator[str]:
+    """The runs of a job, and those that its launcher adds to it, for which it is given a moment."""
+    done = 0
+    while True:
+        yield from job.runs[done:]
+        done = len(job.runs)
+        deadline = time.monotonic() + MORE_S
+        while len(job.runs) == done:
+            if not job.open or stop() or time.monotonic() > deadline:
+                return
+            time.sleep(0.02)
+            job = read_job(path)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -188,59 +188,95 @@ def _steps(folder, specs):
     return len(path.read_text().splitlines()) if path.exists() else 0
 
 
-def in_turn():
-    """Four runs that one process trains one after another, beside one that is planned to be long but diverges."""
-    short = [run_spec(lr=lr, steps=300) for lr in (0.02, 0.05, 0.1, 0.2)]
-    return short, [*short, run_spec(lr=1e4, steps=20_000, optimizer=OptimizerConfig(name="adamw"))]
+def alone(fuse="off", parallel=1):
+    return sweep(fuse=fuse, parallel=parallel)
 
 
-def test_short_runs_are_trained_in_turn_by_one_process(tmp_path):
+def four(steps=300):
+    return [run_spec(lr=lr, steps=steps) for lr in (0.02, 0.05, 0.1, 0.2)]
+
+
+def test_runs_are_trained_in_turn_by_as_many_processes_as_there_are_slots(tmp_path):
+    folder, apart = SweepFolder(tmp_path, "tiny"), SweepFolder(tmp_path / "apart", "tiny")
+    specs = four()
+    result = quietly(alone(parallel=2), specs, folder)
+    assert (result.started, dict(result.states)) == (4, {"done": 4})
+    jobs = [read_job(job) for job in folder.jobs.iterdir()]
+    assert sorted(run_id for job in jobs for run_id in job.runs) == sorted(spec.run_id for spec in specs)
+    assert len(jobs) == 2
+    assert not any(job.open for job in jobs)
+    for spec in specs:
+        quietly(alone(), [spec], apart)
+    assert losses(folder) == losses(apart)
+
+
+def test_a_death_costs_the_run_at_work_alone(tmp_path):
     folder = SweepFolder(tmp_path, "tiny")
-    short, specs = in_turn()
-    alone = SweepFolder(tmp_path / "alone", "tiny")
-    result = quietly(sweep(fuse="off", parallel=2), specs, folder)
-    assert (result.started, dict(result.states)) == (5, {"done": 4, "diverged": 1})
-    assert len(list(folder.jobs.iterdir())) == 2
-    for spec in short:
-        quietly(sweep(fuse="off"), [spec], alone)
-    assert losses(alone).items() <= losses(folder).items()
-
-
-def test_what_was_not_begun_when_its_process_died_has_lost_nothing(tmp_path):
-    folder = SweepFolder(tmp_path, "tiny")
-    _, specs = in_turn()
+    specs = four(steps=600)
     killed = []
 
     def kill(standing):
         for beat in standing.running:
-            job = read_attempts(folder, beat.run_id)[-1].job
-            runs = read_job(folder.jobs / job).runs
-            if not killed and len(runs) > 1 and beat.step > 20 and beat.run_id == runs[0]:
+            if not killed and beat.run_id == specs[1].run_id and beat.step > 5:
                 os.kill(read_attempts(folder, beat.run_id)[-1].owner.pid, signal.SIGKILL)
-                killed.extend(runs)
+                killed.append(beat.run_id)
 
-    result = quietly(sweep(fuse="off", parallel=2, attempts=2), specs, folder, kill)
-    assert dict(result.states) == {"done": 4, "diverged": 1}
-    assert len(killed) == 4
-    assert [len(read_attempts(folder, run_id)) for run_id in killed] == [2] + [1] * (len(killed) - 1)
+    result = quietly(sweep(fuse="off", parallel=1, attempts=2), specs, folder, kill)
+    assert dict(result.states) == {"done": 4}
+    assert killed
+    assert [len(read_attempts(folder, spec.run_id)) for spec in specs] == [1, 2, 1, 1]
 
 
-def test_one_that_is_cancelled_before_its_turn_is_passed_over(tmp_path):
+def test_one_that_is_cancelled_before_its_turn_is_passed_over_and_disturbs_nobody(tmp_path):
     folder = SweepFolder(tmp_path, "tiny")
-    _, specs = in_turn()
-    held = []
+    specs = four()
+    done = []
 
-    def hold(standing):
-        for beat in standing.running:
-            runs = read_job(folder.jobs / read_attempts(folder, beat.run_id)[-1].job).runs
-            if not held and len(runs) > 1 and beat.run_id == runs[0]:
-                held.append(runs[-1])
-                hold_run(folder, runs[-1], "")
+    def cancel(standing):
+        if not done and standing.running:
+            look = take_look(folder, [spec.run_id for spec in specs])
+            done.append(
+                cancel_runs(folder, [row for row in rows_of(specs, look) if row.run_id == specs[2].run_id], look)
+            )
 
-    result = quietly(sweep(fuse="off", parallel=2), specs, folder, hold)
-    assert dict(result.states) == {"done": 3, "diverged": 1, "cancelled": 1}
-    assert read_attempts(folder, held[0]) == ()
-    assert result.started == 4
+    result = quietly(alone(), specs, folder, cancel)
+    assert [(one.runs, one.stopped) for one in done] == [(1, 0)]
+    assert dict(result.states) == {"done": 3, "cancelled": 1}
+    assert [len(read_attempts(folder, spec.run_id)) for spec in specs] == [1, 1, 0, 1]
+    assert result.started == 3
+
+
+def test_runs_after_one_that_failed_are_trained_by_another_process(tmp_path):
+    folder = SweepFolder(tmp_path, "tiny")
+    specs = four()
+    specs[1] = replace(specs[1], train=replace(specs[1].train, data=replace(CHAIN, fingerprint="0" * 16)))
+    result = quietly(alone(), specs, folder)
+    assert dict(result.states) == {"done": 3, "failed": 1}
+    first, second, third, fourth = (read_attempts(folder, spec.run_id)[-1].job for spec in specs)
+    assert first == second != third == fourth
+    assert [len(read_attempts(folder, spec.run_id)) for spec in specs] == [1] * 4
+
+
+def test_a_worker_whose_launcher_is_gone_ends_after_its_run(tmp_path):
+    folder = SweepFolder(tmp_path, "tiny")
+    specs = [run_spec(lr=lr, steps=300) for lr in (*RATES, 0.2)]
+    attempt = orphans(folder, specs, fuse="off")
+    deadline = time.monotonic() + 60
+    while attempt.owner.alive:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert 1 <= len(read_records(folder)) < 4
+    result = quietly(alone(), specs, folder)
+    assert dict(result.states) == {"done": 4}
+    assert [len(read_attempts(folder, spec.run_id)) for spec in specs] == [1] * 4
+
+
+def test_a_stack_follows_runs_in_turn_in_a_process_of_its_own(tmp_path):
+    folder = SweepFolder(tmp_path, "tiny")
+    long = run_spec(lr=0.02, steps=700)
+    result = quietly(sweep(fuse=3, parallel=1), [long, *(run_spec(lr=lr, steps=50) for lr in RATES)], folder)
+    assert dict(result.states) == {"done": 4}
+    assert sorted(len(read_job(job).runs) for job in folder.jobs.iterdir()) == [1, 3]
 
 
 # ── jobs of an earlier launcher ────────────────────────────────────────────────────────────────────────────────────
@@ -296,39 +332,6 @@ def test_runs_that_fail_together_are_tried_by_themselves_even_where_one_attempt_
     result = quietly(sweep(attempts=1), specs, folder)
     assert [len(read_attempts(folder, spec.run_id)) for spec in specs] == [2, 2, 2]
     assert not any("without a record" in failure.reason for failure in result.failures)
-
-
-def test_runs_after_one_that_failed_are_trained_by_another_process(tmp_path):
-    folder = SweepFolder(tmp_path, "tiny")
-    short, specs = in_turn()
-    bad = replace(short[0], train=replace(short[0].train, data=replace(CHAIN, fingerprint="0" * 16)))
-    result = quietly(sweep(fuse="off", parallel=2), [bad, *specs[1:]], folder)
-    assert dict(result.states) == {"done": 3, "diverged": 1, "failed": 1}
-    jobs = {read_attempts(folder, spec.run_id)[-1].job for spec in short}
-    assert read_attempts(folder, bad.run_id)[-1].job in jobs
-    assert len(jobs) > 1
-    assert [len(read_attempts(folder, spec.run_id)) for spec in specs[1:]] == [1, 1, 1, 1]
-
-
-def test_cancelling_one_that_waits_for_its_turn_disturbs_nobody(tmp_path):
-    folder = SweepFolder(tmp_path, "tiny")
-    _, specs = in_turn()
-    cancelled = []
-
-    def cancel(standing):
-        for beat in standing.running:
-            runs = read_job(folder.jobs / read_attempts(folder, beat.run_id)[-1].job).runs
-            if not cancelled and len(runs) > 1 and beat.run_id == runs[0] and beat.step > 5:
-                cancelled.append(runs[-1])
-                look = take_look(folder, [spec.run_id for spec in specs])
-                (row,) = [row for row in rows_of(specs, look) if row.run_id == runs[-1]]
-                assert (row.state, row.reason) == ("running", "waits for its turn")
-                done = cancel_runs(folder, [row], look)
-                assert (done.runs, done.stopped) == (1, 0)
-
-    result = quietly(sweep(fuse="off", parallel=2), specs, folder, cancel)
-    assert dict(result.states) == {"done": 3, "diverged": 1, "cancelled": 1}
-    assert [len(read_attempts(folder, spec.run_id)) for spec in specs if spec.run_id not in cancelled] == [1] * 4
 
 
 def test_a_result_that_the_disk_does_not_take_holds_no_other_up(tmp_path, monkeypatch):

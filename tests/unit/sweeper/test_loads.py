@@ -4,7 +4,7 @@ import pytest
 from builders import TINY, run_spec
 
 from model.config import Execution
-from sweeper.loads import IN_TURN_S, MEMBERS, loads
+from sweeper.loads import MEMBERS, loads
 from sweeper.spec import Trainer
 
 SMALL = {"execution": Execution(), "slots": 1, "gpu": False, "budget_gib": 100.0}
@@ -19,9 +19,7 @@ def made(specs, fuse="auto", second_per_step=1e-6, memory_gib=0.01, **changes):
 
 
 def sizes(*args, **changes):
-    """Of each stack or run by itself; those trained in turn count one by one."""
-    found = made(*args, **changes)
-    return [size for load in found for size in ([len(load.runs)] if load.stacked else [1] * len(load.runs))]
+    return [len(load.runs) for load in made(*args, **changes)]
 
 
 def rates(count, **changes):
@@ -83,29 +81,3 @@ def test_commands_and_experts_are_never_stacked(fuse):
     command = [replace(s, trainer=Trainer(kind="command", argv=("python", "train.py"))) for s in rates(3)]
     experts = rates(3, model=replace(TINY, mlp="moe", sparsity=2, top_k=2))
     assert sizes([*command, *experts], fuse=fuse) == [1] * 6
-
-
-def in_turn(specs, second_per_step, **changes):
-    found = made(specs, fuse="off", second_per_step=second_per_step, **changes)
-    assert not any(load.stacked for load in found)
-    assert [spec for load in found for spec in load.runs] == specs
-    return [len(load.runs) for load in found]
-
-
-def test_short_runs_are_trained_in_turn_by_one_process():
-    assert in_turn(rates(40, steps=10), IN_TURN_S / 40) == [4] * 10
-    assert in_turn(rates(40, steps=10), IN_TURN_S / 9) == [1] * 40
-    assert in_turn([*rates(4, steps=80), *rates(12, steps=10)], IN_TURN_S / 40) == [1] * 4 + [4] * 3
-
-
-def test_no_process_takes_much_of_a_small_sweep():
-    assert in_turn(rates(16), 0.125, slots=1) == [2] * 8
-    assert in_turn(rates(16), 0.125, slots=2) == [1] * 16
-
-
-def test_a_command_starts_by_itself():
-    trainer = Trainer(kind="command", argv=("python", "train.py"))
-    mixed = [replace(spec, trainer=trainer) if i == 20 else spec for i, spec in enumerate(rates(40))]
-    found = made(mixed, fuse="off", second_per_step=IN_TURN_S / 32)
-    assert [len(load.runs) for load in found] == [4] * 9 + [3] + [1]
-    assert found[-1].runs == (mixed[20],)
