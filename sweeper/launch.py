@@ -294,7 +294,9 @@ class _Active:
     stacked: bool
     """Whether it trains them all at once; else one after another."""
     job: JobFile | None = None
-    """Of one that takes further runs."""
+    """Of one that takes further runs; `runs` is the one that it was given last."""
+    earlier: int = 0
+    """Runs that it was given before that, which have a result."""
     processes: int
     slots: tuple[local.Slot, ...]
     """What it keeps others from; nothing for a job of an earlier launcher that found no slot free any more."""
@@ -403,7 +405,7 @@ class _Following:
                 self._take_up(job)
             elif active.processes > 1 and active.owner.here:
                 self._end_if_broken(active)
-            elif active.job is not None and all(is_recorded(self.folder, r) for r in active.runs):
+            elif active.job is not None and is_recorded(self.folder, active.runs[-1]):
                 self._hand_over(active, active.job)
         while self.waiting and self.free:
             load = self.waiting.popleft()
@@ -436,10 +438,11 @@ class _Following:
             self.ended[self.waiting.popleft().runs[0].run_id] = "cancelled"
         following = self.waiting[0] if self.waiting else None
         if following is not None and _in_turn(following):
+            self.ended |= states(read_evidence(self.folder, active.runs, jobs=False))
             (spec,) = self.waiting.popleft().runs
             write_spec(self.folder, spec)
-            active.runs = (*active.runs, spec.run_id)
-            active.job = replace(job, tasks=(active.runs,))
+            active.job = replace(job, tasks=((*job.runs, spec.run_id),))
+            active.runs, active.earlier = (spec.run_id,), active.earlier + 1
             write_job(self.folder, active.job)
             self.started.add(spec.run_id)
         else:
@@ -486,7 +489,8 @@ class _Following:
         self.free.extend(active.slots)
         again: list[RunSpec] = []
         begun = {r for r in active.runs if any(attempt.job == job for attempt in read_attempts(self.folder, r))}
-        blamed = bool(begun)  # a process that began no run at all died of something: its first run is to blame for it
+        # A process that began no run at all died of something: its first run is to blame for it.
+        blamed = bool(begun) or active.earlier > 0
         ours = [run_id for run_id in active.runs if run_id in self.planned]  # an adopted job may hold others too
         for run_id, seen in read_evidence(self.folder, ours).items():
             state = state_of(seen)
@@ -513,8 +517,8 @@ class _Following:
                     blamed = not active.stacked
                     self._again(run_id, job)
         if again:
-            loads = [Load(runs=tuple(again))] if active.stacked else [Load(runs=(spec,)) for spec in again]
-            self.waiting.extendleft(reversed(loads))
+            found = [Load(runs=tuple(again))] if active.stacked else [Load(runs=(spec,)) for spec in again]
+            self.waiting.extendleft(reversed(found))
 
     def _again(self, run_id: str, job: str) -> None:
         """A run whose worker ended without a result waits for another, unless workers die of it too often.
