@@ -103,6 +103,7 @@ def test_one_that_diverges_has_its_record_at_once_and_the_others_go_on(tmp_path)
     assert len(read_attempts(folder, specs[0].run_id)) == 1
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_taken_up_as_the_same_stack(tmp_path):
     folder, calm = SweepFolder(tmp_path / "disturbed", "tiny"), SweepFolder(tmp_path / "calm", "tiny")
     specs = [run_spec(lr=lr, steps=500) for lr in RATES]
@@ -141,6 +142,7 @@ def test_runs_that_fail_together_are_tried_one_by_one(tmp_path):
         assert together.end.reason == alone.end.reason
 
 
+@pytest.mark.slow
 def test_one_that_is_cancelled_leaves_and_the_others_go_on(tmp_path):
     folder = SweepFolder(tmp_path, "tiny")
     specs = [run_spec(lr=lr, steps=800) for lr in RATES]
@@ -210,6 +212,7 @@ def test_runs_are_trained_in_turn_by_as_many_processes_as_there_are_slots(tmp_pa
     assert losses(folder) == losses(apart)
 
 
+@pytest.mark.slow
 def test_a_death_costs_the_run_at_work_alone(tmp_path):
     folder = SweepFolder(tmp_path, "tiny")
     specs = four(steps=600)
@@ -257,6 +260,7 @@ def test_runs_after_one_that_failed_are_trained_by_another_process(tmp_path):
     assert [len(read_attempts(folder, spec.run_id)) for spec in specs] == [1] * 4
 
 
+@pytest.mark.slow
 def test_a_worker_whose_launcher_is_gone_ends_after_its_run(tmp_path):
     folder = SweepFolder(tmp_path, "tiny")
     specs = [run_spec(lr=lr, steps=300) for lr in (*RATES, 0.2)]
@@ -295,6 +299,7 @@ def orphans(folder, specs, fuse="3"):
     return read_attempts(folder, specs[0].run_id)[-1]
 
 
+@pytest.mark.slow
 def test_a_launch_of_fewer_cells_waits_for_a_stack_that_holds_more(tmp_path):
     folder = SweepFolder(tmp_path, "tiny")
     specs = [run_spec(lr=lr, steps=1500) for lr in RATES]
@@ -304,6 +309,7 @@ def test_a_launch_of_fewer_cells_waits_for_a_stack_that_holds_more(tmp_path):
     assert len(read_records(folder)) == 3
 
 
+@pytest.mark.slow
 def test_all_members_are_waited_for_though_their_job_was_closed(tmp_path):
     folder = SweepFolder(tmp_path, "tiny")
     specs = [run_spec(lr=lr, steps=1500) for lr in RATES]
