@@ -58,22 +58,39 @@ def test_each_trouble_of_its_own_ends_a_run_as_it_should(cluster, folder):
 
 
 def test_whatever_process_of_a_job_is_killed_its_run_ends_with_the_same_loss(cluster, folder):
-    worker, step, srun, supervisor = specs = [run_spec(lr=lr, steps=200) for lr in (0.02, 0.03, 0.04, 0.05)]
+    # A step takes some 2 ms: each run must have seconds left when its turn comes, on a busy machine too.
+    worker, step, srun, supervisor = specs = [run_spec(lr=lr, steps=800) for lr in (0.02, 0.03, 0.04, 0.05)]
+
+    def of_run(spec):
+        (process,) = workers(cluster, spec.run_id)
+        return process
+
+    def sruns(spec):
+        return cluster.processes("srun", spec.run_id)
+
+    def supervisors(spec):
+        return [p.parent() for p in sruns(spec) if "sweeper.supervisor" in " ".join(p.parent().cmdline())]
+
+    victims = {
+        worker: lambda: [of_run(worker)],
+        step: lambda: [of_run(step).parent()],
+        srun: lambda: sruns(srun),
+        supervisor: lambda: supervisors(supervisor),
+    }
     submit(slurm_sweep(every_s=0.5), specs, folder)
-    for spec in specs:
-        wait_for_step(folder, spec, 60)
-    (process,) = workers(cluster, worker.run_id)
-    process.kill()
-    (process,) = workers(cluster, step.run_id)
-    process.parent().kill()
-    for process in cluster.processes("srun", srun.run_id):
-        with contextlib.suppress(psutil.NoSuchProcess):  # of two sruns one goes with the other
-            process.kill()
-    for process in cluster.processes("srun", supervisor.run_id):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            parent = process.parent()
-            if "sweeper.supervisor" in " ".join(parent.cmdline()):
-                parent.kill()
+
+    def killed():
+        for spec in list(victims):
+            beat = read_beat(folder, spec.run_id, 1)
+            if beat is not None and beat.step >= 60:
+                found = victims.pop(spec)()
+                assert found
+                for process in found:
+                    with contextlib.suppress(psutil.NoSuchProcess):  # of two sruns one goes with the other
+                        process.kill()
+        return not victims
+
+    wait_until(killed, "the first sixty steps of each run", 60)
     tend_until(folder, lambda cycle: cycle.over)
     made = wait_for_records(folder, specs)
     assert [record.loss for record in made] == [undisturbed(spec) for spec in specs]
@@ -84,7 +101,7 @@ def test_whatever_process_of_a_job_is_killed_its_run_ends_with_the_same_loss(clu
 
 
 def test_a_rank_that_hangs_is_noticed_and_the_run_starts_again(cluster, folder):
-    spec = run_spec(steps=200)
+    spec = run_spec(steps=300)
     submit(slurm_sweep(processes=2, hang_s=4.0, every_s=0.5, attempts=2), [spec], folder)
     wait_for_step(folder, spec, 40)
     workers(cluster, spec.run_id)[-1].send_signal(signal.SIGSTOP)
