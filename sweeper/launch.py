@@ -111,6 +111,7 @@ def plan_sweep(sweep: Sweep, specs: Sequence[RunSpec], folder: SweepFolder) -> P
         measured(evidence),
         at_once=at_once,
         calibrated=read_calibration(folder, cluster),
+        fuse=sweep.launch.together,
     )
 
 
@@ -352,12 +353,13 @@ class _Following:
         gpu = any(slots)
         per_slot = math.ceil(len(slots) / len(set(slots))) if gpu else len(slots)
         room_gib = cluster.gpu.memory_gib * MEMORY_SHARE if gpu else local.free_memory() / local.GIB
+        seconds = {spec.run_id: 3600 * self.planned[spec.run_id].gpu_hours for spec in runs}
         return loads(
             runs,
-            {spec.run_id: 3600 * self.planned[spec.run_id].gpu_hours for spec in runs},
+            seconds,
             self.sweep.launch.together,
             execution,
-            slots=len(slots),
+            longest_s=sum(seconds.values()) / len(slots),  # a fair share: no core is left without work
             gpu=gpu,
             budget_gib=max(memory_gib, room_gib / per_slot - local.PROCESS_GIB),
             memory_gib={spec.run_id: self.planned[spec.run_id].memory_gib for spec in runs},

@@ -1,4 +1,4 @@
-"""What is trained at once on this machine: a run, or a stack of runs that differ in rates and seeds only; pure."""
+"""What one process trains at once: a run, or a stack of runs that differ in rates and seeds only; pure."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -33,24 +33,22 @@ def loads(
     fuse: Fuse,
     execution: Execution,
     *,
-    slots: int,
+    longest_s: float,
     gpu: bool,
     budget_gib: float,
     memory_gib: Mapping[str, float],
 ) -> list[Load]:
     """The runs shared out, the costliest first; by itself what is not to be fused, cannot be, or would not gain.
 
-    With `fuse=auto` no stack costs more than a slot's fair share of all runs, so that none is left working alone.
 
     Args:
         runs: Those to be started; each once.
         seconds: What each is estimated to take.
-        slots: How many processes train at a time.
+        longest_s: What the runs of a stack may take at most with `fuse=auto`, one after another.
         gpu: Whether they train on GPUs.
-        budget_gib: Memory of one slot.
+        budget_gib: Memory of one process.
         memory_gib: What a run takes of it.
     """
-    share_s = sum(seconds[spec.run_id] for spec in runs) / slots
     together: dict[TrainConfig | str, list[RunSpec]] = {}
     for spec in runs:
         together.setdefault(_key(spec, fuse, execution, gpu=gpu) or spec.run_id, []).append(spec)
@@ -58,8 +56,8 @@ def loads(
     for same in together.values():
         first = same[0].run_id
         most = math.floor(budget_gib / max(memory_gib[first], 1e-9))
-        fair = min(MEMBERS, math.floor(share_s / max(seconds[first], 1e-9)))
-        most = min(most, fuse if isinstance(fuse, int) else fair)
+        brief = min(MEMBERS, math.floor(longest_s / max(seconds[first], 1e-9) + 1e-6))
+        most = min(most, fuse if isinstance(fuse, int) else brief)
         parts = math.ceil(len(same) / max(1, most))
         found.extend(Load(runs=tuple(same[i::parts])) for i in range(parts))
     return sorted(found, key=lambda load: -sum(seconds[spec.run_id] for spec in load.runs))

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def _of_job(folder: SweepFolder, run_id: str, seat: Seat) -> tuple[Log, ...]:
     """The newest output of a run's processes in a job, else the job's own."""
     home = folder.jobs / seat.job
     places = (
-        home.glob(f"output/{run_id}-{seat.task}-*.out"),
+        *(home.glob(f"output/{mate}-{seat.task}-*.out") for mate in _mates(home, run_id, seat.task)),
         home.glob(f"*_{seat.task}.out"),
         home.glob("submitit/*_log.out"),
     )
@@ -79,6 +80,15 @@ def _of_job(folder: SweepFolder, run_id: str, seat: Seat) -> tuple[Log, ...]:
         if newest:
             return (Log(path=newest[-1], attempt=0),)
     return ()
+
+
+def _mates(home: Path, run_id: str, task: int) -> tuple[str, ...]:
+    """A run, and those that its job trains together with it: their output bears the name of one of them."""
+    with suppress(SweeperError):
+        for load in read_job(home).loads(task):
+            if run_id in load:
+                return (run_id, *(mate for mate in load if mate != run_id))
+    return (run_id,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,8 @@ from model.config import Execution, ModelConfig, TrainConfig
 from model.shape import CheckpointBytes, checkpoint_bytes, memory_bytes, model_shape
 from sweeper.calibration import step_key
 from sweeper.errors import ConfigError
-from sweeper.spec import Cluster, RunSpec, Value
+from sweeper.loads import Load, loads
+from sweeper.spec import Cluster, Fuse, RunSpec, Value
 from sweeper.status import FINISHED, STARTABLE, State, count_states
 from sweeper.typed import plain
 
@@ -77,9 +78,10 @@ class Totals:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """Runs that share an allocation: one, or as many small ones as a whole node takes."""
+    """Runs that share an allocation: one, a stack, or as many small ones as a whole node takes."""
 
-    runs: tuple[RunSpec, ...]
+    loads: tuple[Load, ...]
+    """Of a process, or of several that share a run, each."""
     processes: int = 1
     """Of each run."""
     nodes: int = 1
@@ -87,9 +89,18 @@ class Job:
     """Time limit, minutes; 0 for none."""
 
     @property
+    def runs(self) -> tuple[RunSpec, ...]:
+        return tuple(spec for load in self.loads for spec in load.runs)
+
+    @property
+    def stacked(self) -> bool:
+        """Whether some of its runs are trained together."""
+        return any(load.stacked for load in self.loads)
+
+    @property
     def tasks_per_node(self) -> int:
         """Processes on each node, those of all runs together."""
-        return len(self.runs) * self.processes // self.nodes
+        return len(self.loads) * self.processes // self.nodes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +124,8 @@ LOOK_AHEAD = 4 / 3
 """Time of a step that makes a second forward pass: forward and backward take three."""
 SAFETY = 1.5
 """A time limit over the estimate of measured runs."""
+LIMIT_SHARE = 0.75
+"""Of the profile's time limit that what is planned for one job fills."""
 MEMORY_SHARE = 0.92
 """Of a device's memory that a plan fills: the rest is the CUDA context, NCCL's buffers and fragmentation."""
 
@@ -126,6 +139,7 @@ def make_plan(
     speeds: Speeds | None = None,
     at_once: int = 0,
     calibrated: Mapping[str, float] | None = None,
+    fuse: Fuse = "off",
 ) -> Plan:
     """Price every run, choose its devices, and make jobs of those that have no result and that nobody works on.
 
@@ -136,6 +150,8 @@ def make_plan(
         speeds: What finished runs of the sweep measured; they shorten the time limit.
         at_once: Most runs that are trained at a time; 0 for any number.
         calibrated: Tokens per second of one process by `step_key`; they take the place of the profile's throughput.
+        fuse: Which runs of a process each are trained together in a job of SLURM; on this machine `sweeper.launch`
+            forms stacks, by what is free when it starts.
 
     Raises:
         ConfigError: No number of devices holds a run.
@@ -151,7 +167,7 @@ def make_plan(
         sweep=sweep,
         device=cluster.gpu.name,
         runs=runs,
-        jobs=_jobs(by_cost, cluster),
+        jobs=_jobs(by_cost, cluster, execution, fuse),
         totals=Totals(
             runs=len(once),
             left=len(left),
@@ -173,8 +189,10 @@ def _disk_gib(once: Sequence[PlannedRun], left: Sequence[PlannedRun], at_once: i
     return sum(run.disk_gib for run in training) + sum(run.disk_final_gib for run in once if run.run_id not in ids)
 
 
-def _jobs(by_cost: Sequence[tuple[RunSpec, PlannedRun]], cluster: Cluster) -> tuple[Job, ...]:
-    """One job per run; on whole nodes runs of one shape are packed together, neighbours in cost."""
+def _jobs(
+    by_cost: Sequence[tuple[RunSpec, PlannedRun]], cluster: Cluster, execution: Execution, fuse: Fuse
+) -> tuple[Job, ...]:
+    """One job per load; on whole nodes loads of one shape are packed together, neighbours in cost."""
     shapes: dict[tuple[int, int], list[tuple[RunSpec, PlannedRun]]] = {}
     for spec, run in by_cost:
         shapes.setdefault((run.processes, run.nodes), []).append((spec, run))
@@ -182,12 +200,42 @@ def _jobs(by_cost: Sequence[tuple[RunSpec, PlannedRun]], cluster: Cluster) -> tu
     for (processes, nodes), pairs in shapes.items():
         whole = cluster.scheduler == "slurm" and cluster.slurm.exclusive and nodes == 1
         size = max(1, cluster.slurm.processes_per_node // processes) if whole else 1
-        for first in range(0, len(pairs), size):
-            some = pairs[first : first + size]
-            time_min = max(run.time_min for _, run in some)
-            jobs.append(Job(runs=tuple(s for s, _ in some), processes=processes, nodes=nodes, time_min=time_min))
+        planned = {run.run_id: run for _, run in pairs}
+        if cluster.scheduler == "slurm" and processes == 1:
+            shared = _loads(pairs, cluster, execution, fuse, at_once=size)
+        else:
+            shared = [Load(runs=(spec,)) for spec, _ in pairs]
+        for first in range(0, len(shared), size):
+            some = tuple(shared[first : first + size])
+            time_min = max(_load_min(load, planned, cluster) for load in some)
+            jobs.append(Job(loads=some, processes=processes, nodes=nodes, time_min=time_min))
     cost = {spec.run_id: run.flops_causal for spec, run in by_cost}
-    return tuple(sorted(jobs, key=lambda job: -cost[job.runs[0].run_id]))
+    return tuple(sorted(jobs, key=lambda job: -sum(cost[spec.run_id] for spec in job.loads[0].runs)))
+
+
+def _loads(
+    pairs: Sequence[tuple[RunSpec, PlannedRun]], cluster: Cluster, execution: Execution, fuse: Fuse, *, at_once: int
+) -> list[Load]:
+    """Stacks that end well within the time limit even one run after another, and fill a node that is given whole."""
+    seconds = {run.run_id: 3600 * run.gpu_hours for _, run in pairs}
+    return loads(
+        [spec for spec, _ in pairs],
+        seconds,
+        fuse,
+        execution,
+        longest_s=min(sum(seconds.values()) / at_once, LIMIT_SHARE * 60 * cluster.slurm.time_min),
+        gpu=cluster.slurm.gpus_per_node > 0,
+        budget_gib=cluster.gpu.memory_gib * MEMORY_SHARE,
+        memory_gib={run.run_id: run.memory_gib for _, run in pairs},
+    )
+
+
+def _load_min(load: Load, planned: Mapping[str, PlannedRun], cluster: Cluster) -> int:
+    """Time limit of a load, minutes: whether its runs are trained at once, a trial decides when the job runs."""
+    each = [planned[spec.run_id].time_min for spec in load.runs]
+    if len(each) == 1:
+        return each[0]
+    return min(cluster.slurm.time_min, sum(limit - STARTUP_MIN for limit in each) + STARTUP_MIN)
 
 
 def _planned(
@@ -282,7 +330,7 @@ def _time_min(estimate_s: float | None, cluster: Cluster) -> int:
 
 
 def _processes(spec: RunSpec, device_s: float, cluster: Cluster, execution: Execution) -> int:
-    """The fewest devices that hold a run and end it within three quarters of the time limit; at most all there are.
+    """The fewest devices that hold a run and end it within `LIMIT_SHARE` of the time limit; at most all there are.
 
     Raises:
         ConfigError: Its memory fits no number of devices that divides the batch.
@@ -300,7 +348,7 @@ def _processes(spec: RunSpec, device_s: float, cluster: Cluster, execution: Exec
             f"per process but a {cluster.gpu.name} has {cluster.gpu.memory_gib:g}; set execution.layout=fsdp, a "
             "smaller execution.micro_batch, more cluster.slurm.nodes, or cluster.processes yourself"
         )
-    quick = [p for p in fitting if device_s / p <= 0.75 * 60 * cluster.slurm.time_min]
+    quick = [p for p in fitting if device_s / p <= LIMIT_SHARE * 60 * cluster.slurm.time_min]
     return quick[0] if quick else fitting[-1]
 
 

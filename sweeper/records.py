@@ -22,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -29,7 +30,7 @@ from model.config import Execution
 from sweeper.errors import ConfigError, DiskError, LaunchError, SweeperError
 from sweeper.files import replacing
 from sweeper.slurm import LIVES, Life, Queue, Task
-from sweeper.spec import Cluster, RunSpec, Value
+from sweeper.spec import Cluster, Fuse, RunSpec, Value
 from sweeper.typed import build, known_part, plain
 
 SCHEMA_VERSION = 1
@@ -160,9 +161,12 @@ def owner_of(pid: int) -> Owner:
     return Owner(at=this_machine(), pid=pid, started=started, time=time.time())
 
 
-Cause = Literal["", "time", "signal", "superseded", "killed", "memory", "disk", "hung", "peer", "node", "cancelled"]
+Cause = Literal[
+    "", "time", "signal", "superseded", "killed", "memory", "disk", "hung", "peer", "stack", "node", "cancelled"
+]
 """What ended an attempt, for programs: the time limit, another signal, an attempt that took over, a kill without a
-word, memory or disk that was not given, no step for too long, another rank, the node, a person; "" is none of these."""
+word, memory or disk that was not given, no step for too long, another rank, an error of all the runs that were trained
+together, the node, a person; "" is none of these."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,7 +233,10 @@ class JobFile:
     heartbeat_s: float
     execution: Execution
     together: Literal["", "auto", "always"] = ""
-    """Whether the runs of an element are trained as one stack: by a trial, or in any case."""
+    """Whether runs of an element are trained as one stack: by a trial, or in any case."""
+    stacks: tuple[tuple[int, ...], ...] = ()
+    """Of each element, how many of its runs, in their order, each process trains as one stack: 1 for a run by itself.
+    Where nothing is said, all of them if any are trained together, else each by itself."""
     open: bool = False
     """Whether its launcher may add runs while it works: it waits a moment for them before it ends."""
     gpus: tuple[str, ...] | None = None
@@ -246,6 +253,14 @@ class JobFile:
     @property
     def runs(self) -> tuple[str, ...]:
         return tuple(run_id for task in self.tasks for run_id in task)
+
+    def loads(self, task: int) -> tuple[tuple[str, ...], ...]:
+        """The runs of an element, those of one stack together."""
+        runs = self.tasks[task]
+        if not self.stacks:
+            return (runs,) if self.together else tuple((run_id,) for run_id in runs)
+        each = iter(runs)
+        return tuple(tuple(islice(each, size)) for size in self.stacks[task])
 
     @property
     def profile(self) -> Cluster:
@@ -742,6 +757,8 @@ class Launched:
     code: str
     canaries: tuple[str, ...] = ()
     """Those of them that the others wait for."""
+    fuse: Fuse = "off"
+    """Which of them are trained together when they are submitted again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -756,6 +773,7 @@ class LaunchFile:
     execution: Execution
     code: str
     canaries: tuple[str, ...] = ()
+    fuse: Fuse = "off"
     earlier: tuple[Launched, ...] = ()
     """Runs that the last launch did not hand over itself: they keep what theirs froze."""
 
@@ -769,6 +787,7 @@ class LaunchFile:
             execution=self.execution,
             code=self.code,
             canaries=self.canaries,
+            fuse=self.fuse,
         )
         return tuple(part for part in (*self.earlier, last) if part.runs)
 

@@ -10,7 +10,7 @@ from sweeper.spec import Cluster
 Tried = Sequence[tuple[Attempt, Beat | None]]
 """Attempts that count, in their order, each with its last heartbeat."""
 
-BLAMELESS = frozenset({"superseded", "cancelled"})
+BLAMELESS = frozenset({"superseded", "cancelled", "stack"})
 """Ends that say nothing about the run."""
 
 
@@ -65,6 +65,18 @@ def next_attempt(tried: Tried, cluster: Cluster) -> Verdict:
     if failures and last.cause != "memory" and last.state != "stopped" and not is_displaced(last):
         wait = cluster.backoff_s[min(failures, len(cluster.backoff_s)) - 1]
     return Verdict(action="try", at=last.time + wait, failures=failures)
+
+
+def is_tried_alone(tried: Tried, cluster: Cluster) -> bool:
+    """Whether a run is no longer trained together with others.
+
+    Whose error it was that ended them all is not known, so each is tried by itself. A kill may have been the node's
+    doing: the stack goes on as it was, but for the last attempt that each of its members has.
+    """
+    if any(attempt.end is not None and attempt.end.cause == "stack" for attempt, _ in tried):
+        return True
+    failures = next_attempt(tried, cluster).failures
+    return failures > 0 and failures >= cluster.attempts - 1
 
 
 MOST_DISPLACEMENTS = 20

@@ -235,7 +235,7 @@ class Launch:
     fuse: Fuse = "auto"
     """Whether runs that differ in learning rate, weight decay and seeds only are trained together as one batched model
     (`model.fusing`), as small models gain from: `off`, or of how many members at most, or `auto`: where they are small
-    and a trial at the start of each stack says that it pays. For runs of one process on this machine."""
+    and a trial at the start of each stack says that it pays. For runs of one process."""
 
     def __post_init__(self) -> None:
         check(

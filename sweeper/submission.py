@@ -9,6 +9,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from sweeper.calibration import read_calibration
 from sweeper.errors import LaunchError
@@ -114,6 +115,7 @@ def submit_sweep(
             sweep.execution,
             measured(evidence),
             calibrated=known,
+            fuse=sweep.launch.together,
         )
         for run in plan.runs:
             if run.state == "failed":
@@ -177,6 +179,7 @@ def _launch_file(sweep: Sweep, plan: Plan, code: str, before: LaunchFile | None,
         cluster=sweep.cluster,
         execution=sweep.execution,
         code=code,
+        fuse=sweep.launch.together,
         canaries=tuple(spec.run_id for job in canaries for spec in job.runs),
         earlier=tuple(part for part in kept if part.runs),
     )
@@ -346,7 +349,9 @@ def submit_again(
         if not specs:
             continue
         known = read_calibration(folder, part.cluster)
-        plan = make_plan(launch.sweep, specs, {}, part.cluster, part.execution, speeds, calibrated=known)
+        plan = make_plan(
+            launch.sweep, specs, {}, part.cluster, part.execution, speeds, calibrated=known, fuse=part.fuse
+        )
         if sent.limit:
             sent = replace(sent, waiting=sent.waiting + len(specs))
             continue
@@ -374,7 +379,7 @@ def arrays(
     excluded: tuple[str, ...] = (),
 ) -> tuple[Array, ...]:
     """Jobs by resource shape, in parts of at most the cluster's MaxArraySize elements (their largest index + 1)."""
-    by_shape: dict[tuple[Shape, int, int], list[Job]] = {}
+    by_shape: dict[tuple[Shape, int, bool], list[Job]] = {}
     for job in jobs:
         shape = Shape(
             nodes=job.nodes,
@@ -383,7 +388,7 @@ def arrays(
             dependency=dependency,
             excluded=excluded,
         )
-        by_shape.setdefault((shape, job.processes, len(job.runs)), []).append(job)
+        by_shape.setdefault((shape, job.processes, job.stacked), []).append(job)
     size = max(1, max_array_size)
     return tuple(
         Array(jobs=tuple(some[first : first + size]), shape=shape)
@@ -395,9 +400,12 @@ def arrays(
 def intent(launch: Launched, array: Array, name: str) -> JobFile:
     """What is written down of an array before it is submitted."""
     first = array.jobs[0]
+    tries: Literal["auto", "always"] = "auto" if launch.fuse == "auto" else "always"
     return JobFile(
         job=name,
         tasks=tuple(tuple(spec.run_id for spec in job.runs) for job in array.jobs),
+        together=tries if first.stacked else "",
+        stacks=tuple(tuple(len(load.runs) for load in job.loads) for job in array.jobs) if first.stacked else (),
         code=launch.code,
         processes=first.processes,
         heartbeat_s=launch.cluster.heartbeat_s,
@@ -460,7 +468,13 @@ def _in_a_name(sweep: str) -> str:
 
 def dry_run(sweep: Sweep, plan: Plan, folder: SweepFolder) -> tuple[str, ...]:
     """The scripts that a launch would submit now, exactly, but for the jobs' names and the hash of the code."""
-    launch = Launched(runs=(), cluster=sweep.cluster, execution=sweep.execution, code="<hash of the code>")
+    launch = Launched(
+        runs=(),
+        cluster=sweep.cluster,
+        execution=sweep.execution,
+        code="<hash of the code>",
+        fuse=sweep.launch.together,
+    )
     try:
         size = read_settings().max_array_size
     except SlurmError:

@@ -1,5 +1,7 @@
 """In the batch step of a SLURM job: start the processes of its runs, retry what crashed, requeue what ran out of time.
 
+Each of its places (a GPU, say) trains a run, or several as a stack (`model.fusing`), by one step of SLURM at a time.
+
 `python -m sweeper.supervisor JOB` takes the place of the batch script's shell, so that all signals of SLURM reach it:
 SIGUSR2 (and SIGUSR1) say that the time limit is near, after which the job requeues itself; SIGTERM says that the job is
 ended by someone else, who decides what comes next. What it knows lies on the disk: an attempt without an end whose
@@ -41,7 +43,7 @@ from sweeper.records import (
     requeued_end,
     write_end,
 )
-from sweeper.retries import Tried, next_attempt
+from sweeper.retries import Tried, is_tried_alone, next_attempt
 from sweeper.slurm import SlurmError, cancel_step, is_preempted, requeue
 from sweeper.watchdog import STARTUP
 
@@ -96,26 +98,36 @@ class Signals:
 
 @dataclass(slots=True, kw_only=True)
 class _Charge:
-    """One run of this job."""
+    """A run of this job, or several that are trained together."""
 
-    run_id: str
+    runs: tuple[str, ...]
+    """Those that are left to this place."""
     slot: int = 0
     """The first of its processes' places among those of a node."""
     process: subprocess.Popen[bytes] | None = None
+    at_work: tuple[str, ...] = ()
+    """The runs of these processes."""
     output: Path | None = None
     starts: int = 0
     looked: float = 0.0
-    done: bool = False
     told: int = 0
     """Signals passed on to its processes."""
     held_since: float = 0.0
-    """When it was first seen to be cancelled, seconds since the epoch."""
-    seen: tuple[int, float] | None = None
-    """Its attempt and when that last got further, as of the last look."""
+    """When one of them was first seen to be cancelled, seconds since the epoch."""
+    seen: tuple[str, int, float] | None = None
+    """A run at work, its attempt and when that last got further, as of the last look."""
     silent_s: float = 0.0
     """How long this process has seen no other."""
     stopped: bool = False
     """Whether its processes were asked to end by somebody who did not ask this one."""
+
+    @property
+    def done(self) -> bool:
+        return not self.runs
+
+    def leave(self, run_id: str) -> None:
+        """Nothing more is to be done about a run here."""
+        self.runs = tuple(other for other in self.runs if other != run_id)
 
 
 def main(job_folder: str) -> int:
@@ -135,7 +147,7 @@ def main(job_folder: str) -> int:
         node=env.get("SLURMD_NODENAME", ""),
         step=f"{env['SLURM_JOB_ID']}.batch",
     )
-    charges = [_Charge(run_id=r, slot=i * job.processes) for i, r in enumerate(job.tasks[seat.task])]
+    charges = [_Charge(runs=runs, slot=i * job.processes) for i, runs in enumerate(job.loads(seat.task))]
     patience, packed = _Patience(), len(charges) > 1
     watch = _Watch(folder=folder, job=job, path=path, seat=seat, signals=signals, patience=patience, packed=packed)
     while not all(charge.done for charge in charges):
@@ -144,7 +156,7 @@ def main(job_folder: str) -> int:
                 with patience:
                     watch.look_after(charge)
         time.sleep(patience.wait_s)
-    left = patience.with_(lambda: [c.run_id for c in charges if read_record(folder, c.run_id) is None])
+    left = patience.with_(lambda: [r for r in job.tasks[seat.task] if read_record(folder, r) is None])
     if left and signals.requeues and not patience.with_(lambda: all(is_held(folder, run_id) for run_id in left)):
         return _requeue(signals)
     return 1 if left else 0
@@ -211,7 +223,7 @@ class _Patience:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Watch:
-    """What looking after a run needs at hand."""
+    """What looking after runs needs at hand."""
 
     folder: SweepFolder
     job: JobFile
@@ -223,7 +235,7 @@ class _Watch:
     began: float = field(default_factory=time.time)
 
     def look_after(self, charge: _Charge) -> None:
-        """Start, watch or give up a run: one small step of it."""
+        """Start, watch or give up runs: one small step of it."""
         if charge.process is None:
             self._decide(charge)
             return
@@ -233,33 +245,42 @@ class _Watch:
             charge.process = None
         elif (since_s := time.time() - charge.looked) > LOOK_S:
             charge.looked = time.time()
-            if is_held(self.folder, charge.run_id):
+            if any(is_held(self.folder, run_id) for run_id in self._at_work(charge)):
                 self._end_held(charge, charge.process)
             else:
                 # A suspended job stands still with its supervisor: all but a look of that is no silence.
                 self._end_if_hung(charge, charge.process, min(since_s, 2 * LOOK_S))
 
     def _decide(self, charge: _Charge) -> None:
-        """Whether the run needs another start, now or later."""
-        folder, run_id = self.folder, charge.run_id
-        if self.signals.stops or read_record(folder, run_id) is not None or is_held(folder, run_id):
-            charge.done = True
+        """Which runs need another start, now or later."""
+        folder = self.folder
+        for run_id in charge.runs:
+            if self.signals.stops or read_record(folder, run_id) is not None or is_held(folder, run_id):
+                charge.leave(run_id)
+        if charge.done or (charge.stopped and self._is_preempted(charge)):
             return
-        if charge.stopped and self._is_preempted(charge):
-            return
-        if charge.starts == 0:
-            end_before(folder, run_id, self.seat)
-        tried = tries(folder, run_id)
-        verdict = next_attempt(tried, self.job.profile)
-        if verdict.action == "give up":
-            give_up(folder, run_id, tried, verdict.reason)
-            charge.done = True
-        elif verdict.at <= time.time():
+        together: dict[str, float] = {}
+        alone: dict[str, float] = {}
+        for run_id in charge.runs:
+            if charge.starts == 0:
+                end_before(folder, run_id, self.seat)
+            tried = tries(folder, run_id)
+            verdict = next_attempt(tried, self.job.profile)
             last = tried[-1][0] if tried else None
-            if last is not None and last.end is None and charge.starts and not self._ours(last):
-                charge.done = True  # another job works on it
+            if verdict.action == "give up":
+                give_up(folder, run_id, tried, verdict.reason)
+                charge.leave(run_id)
+            elif last is not None and last.end is None and charge.starts and not self._ours(last):
+                charge.leave(run_id)  # another job works on it
+            elif is_tried_alone(tried, self.job.profile):
+                alone[run_id] = verdict.at
             else:
-                self._start(charge)
+                together[run_id] = verdict.at
+        now = time.time()
+        if together and max(together.values()) <= now:
+            self._start(charge, tuple(together))
+        elif ready := [run_id for run_id, at in alone.items() if at <= now]:
+            self._start(charge, (ready[0],))
 
     def _is_preempted(self, charge: _Charge) -> bool:
         """Whether the processes ended because the job will: its steps learn of that earlier than the job itself.
@@ -271,14 +292,16 @@ class _Watch:
             charge.stopped = is_preempted(os.environ["SLURM_JOB_ID"])
         return charge.stopped
 
-    def _start(self, charge: _Charge) -> None:
+    def _start(self, charge: _Charge, runs: tuple[str, ...]) -> None:
         seat = self.seat
         turn = f"-{seat.task}-{seat.restarts}-{charge.starts}"
-        charge.output = self.path / "output" / f"{charge.run_id}{turn}.out"
+        charge.output = self.path / "output" / f"{runs[0]}{turn}.out"
         charge.output.parent.mkdir(exist_ok=True)
+        charge.at_work = runs
         charge.starts += 1
         charge.looked = time.time()
-        words = [*step_words(self.job, packed=self.packed), "sweeper.worker_entry", str(self.path), charge.run_id]
+        charge.held_since = 0.0
+        words = [*step_words(self.job, packed=self.packed), "sweeper.worker_entry", str(self.path), *runs]
         # Where SLURM knows of no GPUs to hand out, a run takes those of its place on the node.
         slot = str(charge.slot) if self.packed and self.job.profile.slurm.gpu_request == "none" else ""
         environment = {**step_environment(self.job), "SWEEPER_TURN": turn, "SWEEPER_SLOT": slot}
@@ -298,36 +321,55 @@ class _Watch:
         return (attempt.seat.job, attempt.seat.task, attempt.seat.restarts) == (ours.job, ours.task, ours.restarts)
 
     def _settle(self, charge: _Charge, code: int) -> None:
-        """The processes are gone: see to it that the attempt they made has an end."""
-        folder, run_id = self.folder, charge.run_id
-        if read_record(folder, run_id) is not None:
-            return
-        attempts = counted_attempts(folder, run_id)
-        last = attempts[-1] if attempts else None
+        """The processes are gone: see to it that the attempts they made have an end."""
+        left = self._at_work(charge)
+        made = {run_id: last for run_id in left if (last := self._made_here(run_id)) is not None}
         said = tail(charge.output)
-        if last is not None and self._ours(last) and last.owner.time > self.began:
+        for run_id, last in made.items():
             if last.end is None:
-                # A rank that fails takes the others along, and rank 0 may come to say nothing.
-                told = read_rank_end(folder, run_id, last.number)
-                write_end(folder, run_id, last.number, told or silent_end(code, said, full=self.patience.tried))
-                if code < 0:  # srun itself was killed: its processes may live on, and keep their CPUs and GPUs
-                    with suppress(SlurmError):
-                        cancel_step(last.seat.step)
-            charge.stopped = last.end is not None and last.end.cause == "signal" and not self.signals.stops
+                self._end_silent(charge, run_id, last, code, said)
+        if made:
+            asked = any(last.end is not None and last.end.cause == "signal" for last in made.values())
+            charge.stopped = asked and not self.signals.stops
             charge.looked = 0.0
-            return
-        if self.signals.stops:
-            return
-        # No attempt was claimed: the container, the interpreter or an import failed, or another job holds the run.
-        number = claim_attempt(folder, run_id, self.seat) if code else None
+        elif not self.signals.stops:
+            for run_id in left:
+                self._settle_unclaimed(charge, run_id, code, said)
+
+    def _made_here(self, run_id: str) -> Attempt | None:
+        """The last attempt at a run, if it was made by processes that this one started."""
+        attempts = counted_attempts(self.folder, run_id)
+        last = attempts[-1] if attempts else None
+        return last if last is not None and self._ours(last) and last.owner.time > self.began else None
+
+    def _end_silent(self, charge: _Charge, run_id: str, last: Attempt, code: int, said: str) -> None:
+        # A rank that fails takes the others along, and rank 0 may come to say nothing.
+        end = read_rank_end(self.folder, run_id, last.number) or silent_end(code, said, full=self.patience.tried)
+        if end.cause == "memory" and len(charge.at_work) > 1:
+            end = replace(end, cause="stack")  # what a stack lacked none of its runs need lack by itself
+        write_end(self.folder, run_id, last.number, end)
+        if code < 0:  # srun itself was killed: its processes may live on, and keep their CPUs and GPUs
+            with suppress(SlurmError):
+                cancel_step(last.seat.step)
+
+    def _settle_unclaimed(self, charge: _Charge, run_id: str, code: int, said: str) -> None:
+        """No attempt was claimed: the container, the interpreter or an import failed, or another job holds the run."""
+        number = claim_attempt(self.folder, run_id, self.seat) if code else None
         if number is not None:
             reason = f"its processes did not start ({described(code)})" + (f": {said.splitlines()[-1]}" if said else "")
-            write_end(folder, run_id, number, End(state="error", reason=reason, detail=said))
+            write_end(self.folder, run_id, number, End(state="error", reason=reason, detail=said))
         else:
-            charge.done = True
+            charge.leave(run_id)
+
+    def _at_work(self, charge: _Charge) -> list[str]:
+        """The runs of a charge's processes that have no result yet."""
+        return [run_id for run_id in charge.at_work if read_record(self.folder, run_id) is None]
 
     def _end_held(self, charge: _Charge, srun: "subprocess.Popen[bytes]") -> None:
-        """Let a run that a person cancelled write a checkpoint and end; kill it if it does not come to that."""
+        """Let a run that a person cancelled write a checkpoint and end; kill it if it does not come to that.
+
+        Those that are trained together with it do so too, and go on without it.
+        """
         charge.held_since = charge.held_since or time.time()
         if time.time() - charge.held_since < HELD_GRACE_S:
             srun.send_signal(PASSED_ON[signal.SIGTERM])
@@ -335,22 +377,23 @@ class _Watch:
             srun.kill()
 
     def _end_if_hung(self, charge: _Charge, srun: "subprocess.Popen[bytes]", since_s: float) -> None:
-        """Kill the step of a run that makes no step any more and whose processes do not see it themselves.
+        """Kill the step of runs that make no step any more and whose processes do not see it themselves.
 
         `since_s` went by since the last look.
         """
-        attempts = counted_attempts(self.folder, charge.run_id)
-        last = attempts[-1] if attempts else None
-        if last is None or last.end is not None or not self._ours(last):
+        made = {run_id: tried[-1] for run_id in self._at_work(charge) if (tried := tries(self.folder, run_id))}
+        open_ = {r: (last, beat) for r, (last, beat) in made.items() if last.end is None and self._ours(last)}
+        if not open_:
             return
-        beat = read_beat(self.folder, charge.run_id, last.number)
-        seen = last.number, beat.stepped if beat else 0.0
+        run_id, (last, beat) = next(iter(open_.items()))  # those of a stack make their steps together
+        seen = run_id, last.number, beat.stepped if beat else 0.0
         silent_s = charge.silent_s + since_s if seen == charge.seen else 0.0
         charge.seen, charge.silent_s = seen, silent_s
         if silent_s > hang_limit(beat, self.job.profile.hang_s):
             charge.silent_s = 0.0  # a disk that takes no end may be what the run waits for too: it gets the time again
             reason = f"no step for {silent_s:.0f} s on {last.seat.node}"
-            write_end(self.folder, charge.run_id, last.number, End(state="lost", cause="hung", reason=reason))
+            for run_id, (attempt, _) in open_.items():
+                write_end(self.folder, run_id, attempt.number, End(state="lost", cause="hung", reason=reason))
             try:
                 cancel_step(last.seat.step)
             except SlurmError as error:

@@ -326,15 +326,20 @@ def _exclude(
 def bad_nodes(runs: Sequence[Sequence[Attempt]], cleared: Mapping[str, float] | None = None) -> dict[str, int]:
     """Nodes on which at least two runs died of what speaks against the node, with their number.
 
-    What a node did before it was `cleared` (seconds since the epoch) does not count.
+    Runs that were trained together died once. What a node did before it was `cleared` (seconds since the epoch) does
+    not count.
     Never more than half of the nodes that were used (one, of a single one): then it is not the nodes.
     """
     failed: dict[str, int] = defaultdict(int)
-    used = set()
+    used: set[str] = set()
+    died: set[tuple[str, str, int, int]] = set()
     for attempts in runs:
         used |= {a.seat.node for a in attempts if a.seat.node}
         against = [a for a in attempts if a.end is not None and a.end.cause in BAD_CAUSES and a.seat.node]
-        for node in {a.seat.node for a in against if a.owner.time > (cleared or {}).get(a.seat.node, 0.0)}:
+        counting = [a for a in against if a.owner.time > (cleared or {}).get(a.seat.node, 0.0)]
+        deaths = {(a.seat.node, a.seat.step, a.seat.restarts, a.owner.pid) for a in counting}
+        for node in {node for node, *_ in deaths - died}:
             failed[node] += 1
+        died |= deaths
     bad = {node: count for node, count in failed.items() if count >= BAD_NODE_RUNS}
     return bad if 2 * len(bad) <= max(2, len(used)) else {}

@@ -79,8 +79,8 @@ def run(job_folder: str, stop: Stop, run_ids: tuple[str, ...] = ()) -> None:
     job = read_job(path)
     verify_snapshot(folder.code, job.code)
     place = _take_place(job)
-    if job.together and not run_ids:
-        turns = {run_id: _take_turn(folder, path, place, run_id, stop) for run_id in job.runs}
+    if job.together and len(run_ids) != 1:
+        turns = {run_id: _take_turn(folder, path, place, run_id, stop) for run_id in run_ids or job.runs}
         _attempt_together(folder, job, place, {r: number for r, number in turns.items() if number is not None}, stop)
         return
     for run_id in run_ids or _in_turn(path, job, stop):
@@ -229,7 +229,7 @@ def _attempt_together(folder: SweepFolder, job: JobFile, place: Place, numbers: 
         except Exception as error:
             log.exception("the runs failed together")
             # Whose fault it was is not known, and memory that a stack lacked none of them need lack by itself.
-            end = replace(_end_of(error), state="lost", cause="")
+            end = replace(_end_of(error), state="lost", cause="stack")
             for run_id, number in numbers.items():
                 attempt = read_attempts(folder, run_id)[-1]
                 ended = attempt.end is not None or read_record(folder, run_id) is not None

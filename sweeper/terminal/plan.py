@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from rich.markup import escape
 
 from sweeper.plan import Plan, PlannedRun
-from sweeper.terminal import STATE_STYLE, axis_value, console, count, duration, scientific, show, table
+from sweeper.terminal import STATE_STYLE, axis_value, console, count, counted, duration, scientific, show, table
 
 
 def print_plan(plan: Plan, title: str, notes: Sequence[str], rows: int) -> None:
@@ -53,6 +53,12 @@ def print_plan(plan: Plan, title: str, notes: Sequence[str], rows: int) -> None:
     if calibrated := sum(run.calibrated for run in plan.runs):
         some = "" if calibrated == len(plan.runs) else f" of {calibrated} runs"
         console.print(f"time{some} as measured by sweeper calibrate", soft_wrap=True)
+    if stacks := [load for job in plan.jobs for load in job.loads if load.stacked]:
+        together = sum(len(load.runs) for load in stacks)
+        console.print(
+            f"{counted(len(plan.jobs), 'job')}: {together} runs share {counted(len(stacks), 'stack')} (launch.fuse)",
+            soft_wrap=True,
+        )
     for note in notes:
         console.print(note, style="yellow", soft_wrap=True, markup=False)
 

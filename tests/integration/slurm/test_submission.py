@@ -48,6 +48,7 @@ def test_the_quickstart_ends_over_arrays_and_a_second_launch_submits_nothing(use
         use(cluster)
         profile = ["cluster.scheduler=slurm", "cluster.slurm.gpus_per_node=0", "cluster.slurm.slots_per_node=8"]
         profile += ["cluster.slurm.cpus_per_process=1", "cluster.slurm.time_min=10", "execution.device=cpu"]
+        profile += ["launch.fuse=off"]
         words = ["quickstart", "scale=tiny", *profile, "--runs", str(tmp_path / "runs")]
         code, said, error = command_line("launch", *words, cwd=tmp_path)
         assert (code, error) == (0, "")

@@ -7,7 +7,7 @@ from model.config import Execution
 from sweeper.loads import MEMBERS, loads
 from sweeper.spec import Trainer
 
-SMALL = {"execution": Execution(), "slots": 1, "gpu": False, "budget_gib": 100.0}
+SMALL = {"execution": Execution(), "longest_s": 1.0, "gpu": False, "budget_gib": 100.0}
 
 
 def made(specs, fuse="auto", second_per_step=1e-6, memory_gib=0.01, **changes):
@@ -35,7 +35,7 @@ def test_runs_of_one_kind_are_stacks_of_equal_size():
 
 def test_every_run_is_in_one_stack():
     specs = [*rates(11), *rates(3, steps=9), *rates(2, steps=10)]
-    found = [spec for load in made(specs, slots=2) for spec in load.runs]
+    found = [spec for load in made(specs, longest_s=50e-6) for spec in load.runs]
     assert sorted(found, key=specs.index) == specs
 
 
@@ -44,16 +44,16 @@ def test_unlike_runs_are_apart():
     assert sizes([*rates(3), *(run_spec(lr=lr, model=wide) for lr in (0.1, 0.2))]) == [3, 2]
 
 
-def test_no_slot_is_left_idle():
-    # Of eight equal runs two slots have four each; with as many slots as runs nothing is fused.
-    assert sizes(rates(8), slots=2) == [4, 4]
-    assert sizes(rates(8), slots=8) == [1] * 8
+def test_the_runs_of_a_stack_take_no_longer_than_they_may():
+    # Of eight equal runs of eight steps two slots have four each; with as many slots as runs nothing is fused.
+    assert sizes(rates(8), longest_s=32e-6) == [4, 4]
+    assert sizes(rates(8), longest_s=8e-6) == [1] * 8
     # A short kind beside a long one may be one stack.
-    assert sizes([*rates(4, steps=80), *rates(4, steps=8)], slots=2) == [2, 2, 4]
+    assert sizes([*rates(4, steps=80), *rates(4, steps=8)], longest_s=176e-6) == [2, 2, 4]
 
 
 def test_a_number_is_taken_at_its_word():
-    assert sizes(rates(8), fuse=8, slots=8) == [8]
+    assert sizes(rates(8), fuse=8, longest_s=1e-9) == [8]
     large = [run_spec(lr=lr, model=replace(TINY, width=1024)) for lr in (0.1, 0.2)]
     assert sizes(large) == [1, 1]
     assert sizes(large, gpu=True) == [2]
@@ -72,7 +72,7 @@ def test_memory_bounds_a_stack():
 
 
 def test_the_costliest_come_first():
-    found = made([*rates(2), *rates(2, steps=99)], second_per_step=1.0)
+    found = made([*rates(2), *rates(2, steps=99)], second_per_step=1.0, longest_s=300.0)
     assert [load.runs[0].train.steps for load in found] == [99, 8]
 
 

@@ -6,8 +6,8 @@ from builders import run_spec
 
 from model.config import Execution
 from model.shape import model_shape
-from sweeper.plan import make_plan, plan_json
-from sweeper.spec import Cluster, Gpu
+from sweeper.plan import STARTUP_MIN, make_plan, plan_json
+from sweeper.spec import Cluster, Gpu, Slurm
 
 CLUSTER = Cluster(gpu=Gpu(name="toy", memory_gib=1.0, peak_flops=1e9, mfu=0.5))
 
@@ -54,6 +54,43 @@ def test_a_mixture_whose_passes_see_parts_of_a_group_pays_for_a_second_forward_p
     off = run_spec(model=replace(mixture, aux_weight=0.0))
     (unbalanced,) = make_plan("tiny", [off], {}, CLUSTER, Execution(micro_batch=1)).runs
     assert unbalanced.gpu_hours == pytest.approx(whole.gpu_hours)
+
+
+def on_slurm(specs, fuse="auto", **profile):
+    cluster = replace(CLUSTER, scheduler="slurm", processes=0, slurm=Slurm(**profile))
+    return make_plan("tiny", specs, {}, cluster, Execution(), fuse=fuse).jobs
+
+
+def test_runs_of_a_process_each_are_stacks_in_jobs_of_slurm():
+    specs = [*(run_spec(lr=lr) for lr in (0.1, 0.2, 0.3)), run_spec(steps=9)]
+    assert [len(job.runs) for job in on_slurm(specs)] == [3, 1]
+    assert [len(job.runs) for job in on_slurm(specs, fuse="off")] == [1, 1, 1, 1]
+    assert [job.tasks_per_node for job in on_slurm(specs, fuse=2)] == [1, 1, 1]
+    assert [job.stacked for job in on_slurm(specs)] == [True, False]
+    assert [len(job.runs) for job in plan(specs).jobs] == [1, 1, 1, 1]
+
+
+def test_stacks_leave_no_gpu_of_a_whole_node_without_work():
+    specs = [run_spec(lr=0.01 * i) for i in range(1, 9)]
+    (job,) = on_slurm(specs, exclusive=True, gpus_per_node=4)
+    assert [len(load.runs) for load in job.loads] == [2, 2, 2, 2]
+    assert job.tasks_per_node == 4
+    (job,) = on_slurm(specs, exclusive=True, gpus_per_node=8)
+    assert [len(load.runs) for load in job.loads] == [1] * 8
+
+
+def test_a_stack_has_the_time_of_its_runs_one_after_another_within_the_limit_of_the_profile():
+    specs = [run_spec(lr=lr) for lr in (0.1, 0.2, 0.3)]
+    cluster = replace(CLUSTER, scheduler="slurm", processes=0, slurm=Slurm(time_min=240))
+    key = model_shape(specs[0].train.model).params_total, 1
+
+    def limit(minutes_each):
+        speeds = {key: specs[0].train.tokens / (60 * minutes_each)}
+        (job,) = make_plan("tiny", specs, {}, cluster, Execution(), speeds, fuse=3).jobs
+        return job.time_min
+
+    assert limit(10) == 3 * 15 + STARTUP_MIN
+    assert limit(100) == 240
 
 
 def test_totals_separate_what_is_left_from_the_whole():

@@ -4,7 +4,7 @@ import pytest
 from builders import living_owner
 
 from sweeper.records import Attempt, Beat, End, Seat
-from sweeper.retries import MOST_DISPLACEMENTS, halvings, next_attempt
+from sweeper.retries import MOST_DISPLACEMENTS, halvings, is_tried_alone, next_attempt
 from sweeper.spec import Cluster
 
 CLUSTER = Cluster(scheduler="slurm", attempts=3, backoff_s=(30.0, 120.0))
@@ -80,6 +80,21 @@ def test_memory_is_met_at_once_and_more_often_than_crashes():
     assert next_attempt(tried(*[("error", "memory", 0, 0)] * 8), CLUSTER).action == "give up"
 
 
-@pytest.mark.parametrize("cause", ["superseded", "cancelled"])
+@pytest.mark.parametrize("cause", ["superseded", "cancelled", "stack"])
 def test_some_ends_say_nothing_about_the_run(cause):
     assert next_attempt(tried(*[("stopped", cause, 0, 0)] * 9), CLUSTER).failures == 0
+
+
+def test_runs_that_failed_together_are_tried_alone_and_that_was_no_attempt_of_theirs():
+    failed = tried(("lost", "stack", 0, 5))
+    assert is_tried_alone(failed, CLUSTER)
+    assert next_attempt(failed, CLUSTER).failures == 0
+    assert is_tried_alone(tried(("lost", "stack", 0, 5), ("stopped", "time", 0, 50)), CLUSTER)
+
+
+def test_a_stack_that_is_killed_goes_on_as_it_was_but_for_the_last_attempt():
+    killed = ("lost", "killed", 0, 0)
+    assert [is_tried_alone(tried(*[killed] * count), CLUSTER) for count in (0, 1, 2)] == [False, False, True]
+    once = Cluster(scheduler="slurm", attempts=1)
+    assert not is_tried_alone([], once)
+    assert not is_tried_alone(tried(("stopped", "time", 0, 50)), CLUSTER)

@@ -173,7 +173,8 @@ def test_a_launch_that_goes_on_starts_no_run_that_is_cancelled_meanwhile(folder)
 
 def failed(folder, run_id):
     home = folder.attempt(run_id, 1)
-    write_json(home / "owner.json", {"owner": living_owner(), "seat": Seat(job=JOB, node="n1", step="7.0")})
+    seat = Seat(job=JOB, node="n1", step=f"7.{run_id}")
+    write_json(home / "owner.json", {"owner": living_owner(), "seat": seat})
     write_end(folder, run_id, 1, End(state="error", reason="boom"))
 
 

@@ -19,9 +19,11 @@ from sweeper.records import (
     Seat,
     SweepFolder,
     claim_attempt,
+    hold_run,
     read_attempts,
     read_record,
     write_beat,
+    write_end,
     write_rank_end,
     write_record,
 )
@@ -76,7 +78,7 @@ def watch(folder, monkeypatch):
 def started() -> tuple[Any, Step]:
     """A run whose processes were started, and those."""
     step: Any = Step()
-    return _Charge(run_id=RUN, process=step, starts=1), step
+    return _Charge(runs=(RUN,), at_work=(RUN,), process=step, starts=1), step
 
 
 def test_a_rank_that_ran_out_of_memory_says_so_for_the_others_it_took_along(folder, watch):
@@ -191,3 +193,101 @@ def test_a_run_that_tells_of_no_steps_is_never_hung(folder, watch, clock, ended_
     write_beat(folder, RUN, number, beat(clock[0], clock[0], limit_s=0.0))
     look_on(watch, charge, clock, 9000)
     assert ended_steps == []
+
+
+# ── runs that are trained together ─────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def stack(clock, watch, monkeypatch):
+    """A charge of three runs, and the runs of each step that is started."""
+    steps: list[tuple[tuple[str, ...], Step]] = []
+
+    def start(words, **_):
+        steps.append((tuple(words[words.index("sweeper.worker_entry") + 2 :]), Step()))
+        return steps[-1][1]
+
+    monkeypatch.setattr(supervisor.subprocess, "Popen", start)
+    watch.path.mkdir(parents=True)
+    clock[0] = watch.began + 1
+    return _Charge(runs=("a", "b", "c")), steps
+
+
+def begun(folder, runs):
+    return {run_id: claim_attempt(folder, run_id, SEAT) for run_id in runs}
+
+
+def ended(folder, numbers, **end):
+    for run_id, number in numbers.items():
+        write_end(folder, run_id, number, End(**{"state": "lost", "reason": "r"} | end))
+
+
+def test_runs_that_failed_together_are_tried_one_by_one(stack, folder, watch):
+    charge, steps = stack
+    watch.look_after(charge)
+    ended(folder, begun(folder, "abc"), cause="stack")
+    for run_id in "abc":
+        steps[-1][1].returncode = 1
+        watch.look_after(charge)
+        watch.look_after(charge)
+        assert steps[-1][0] == (run_id,)
+        begun(folder, run_id)
+        write_record(folder, replace(run_record(run_spec()), run_id=run_id))
+    steps[-1][1].returncode = 0
+    watch.look_after(charge)
+    watch.look_after(charge)
+    assert charge.done
+    assert [runs for runs, _ in steps] == [("a", "b", "c"), ("a",), ("b",), ("c",)]
+
+
+def test_a_stack_that_was_killed_is_started_again_as_it_was_without_those_that_ended(stack, folder, watch, clock):
+    charge, steps = stack
+    watch.look_after(charge)
+    begun(folder, "abc")
+    write_record(folder, replace(run_record(run_spec()), run_id="b"))
+    steps[0][1].returncode = 137
+    watch.look_after(charge)
+    assert [read_attempts(folder, run_id)[-1].end.cause for run_id in "ac"] == ["killed", "killed"]
+    clock[0] += 1000
+    watch.look_after(charge)
+    assert steps[1][0] == ("a", "c")
+
+
+def test_memory_that_a_stack_lacks_is_no_fault_of_its_runs(stack, folder, watch):
+    charge, steps = stack
+    watch.look_after(charge)
+    begun(folder, "abc")
+    charge.output.write_text("slurmstepd: error: Detected 1 oom_kill event in StepId=7.0")
+    steps[0][1].returncode = 1
+    watch.look_after(charge)
+    assert {read_attempts(folder, run_id)[-1].end.cause for run_id in "abc"} == {"stack"}
+    watch.look_after(charge)
+    assert steps[1][0] == ("a",)
+
+
+def test_a_member_that_is_cancelled_ends_its_stack_which_goes_on_without_it(stack, folder, watch, clock, monkeypatch):
+    monkeypatch.setattr(supervisor, "is_preempted", lambda _: False)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    charge, steps = stack
+    watch.look_after(charge)
+    numbers = begun(folder, "abc")
+    hold_run(folder, "b", "a person")
+    clock[0] += 10
+    watch.look_after(charge)
+    assert steps[0][1].sent
+    ended(folder, numbers, state="stopped", cause="signal")
+    steps[0][1].returncode = 0
+    watch.look_after(charge)
+    watch.look_after(charge)
+    assert steps[1][0] == ("a", "c")
+
+
+def test_a_stack_that_hangs_is_ended_whole(stack, folder, watch, clock, ended_steps):
+    charge, _ = stack
+    watch.look_after(charge)
+    numbers = begun(folder, "abc")
+    for run_id, number in numbers.items():
+        write_beat(folder, run_id, number, beat(clock[0], clock[0], run_id=run_id))
+    look_on(watch, charge, clock, 1200)
+    assert {read_attempts(folder, run_id)[-1].end.cause for run_id in "abc"} == {"hung"}
+    assert ended_steps

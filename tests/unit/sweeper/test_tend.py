@@ -3,6 +3,7 @@
 import time
 from dataclasses import replace
 from datetime import datetime
+from itertools import count
 
 import pytest
 from builders import living_owner, run_record, run_spec
@@ -137,7 +138,7 @@ def attempted(folder, run_id, end=None, node="n1", task=0, silent_s=900.0, resta
     """An attempt of another machine that was last heard of a while ago."""
     number = len(read_attempts(folder, run_id)) + 1
     home = folder.attempt(run_id, number)
-    seat = Seat(job=JOB, task=task, node=node, step="7.0", restarts=restarts)
+    seat = Seat(job=JOB, task=task, node=node, step=f"7.{task}", restarts=restarts)
     write_json(home / "owner.json", {"owner": replace(ELSEWHERE, time=time.time() - 950), "seat": seat})
     now = time.time() - silent_s
     write_beat(
@@ -263,10 +264,13 @@ def test_a_cancelled_job_is_no_attempt_and_its_runs_are_held(folder, fake):
 # ── nodes ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def on(node, cause="killed", ago_s=10.0):
+STEPS = count()
+
+
+def on(node, cause="killed", ago_s=10.0, step=""):
     end = End(state="lost", cause=cause, reason="") if cause else None
     owner = replace(living_owner(), time=time.time() - ago_s)
-    return Attempt(number=1, owner=owner, seat=Seat(job=JOB, node=node, step="7.0"), end=end)
+    return Attempt(number=1, owner=owner, seat=Seat(job=JOB, node=node, step=step or f"7.{next(STEPS)}"), end=end)
 
 
 @pytest.mark.parametrize(
@@ -278,8 +282,9 @@ def on(node, cause="killed", ago_s=10.0):
         ([[on("n1")], [on("n1", "hung")], [on("n2", "")]], {"n1": 2}),
         ([[on("n1", "memory")], [on("n1", "signal")], [on("n2", "")]], {}),
         ([[on("n1"), on("n2")], [on("n1"), on("n2")], [on("n3", "")]], {}),
+        ([[on("n1", step="8.0")], [on("n1", step="8.0")], [on("n2", "")]], {}),
     ],
-    ids=["one run", "the only node", "one run twice", "two runs", "no fault of a node", "most nodes"],
+    ids=["one run", "the only node", "one run twice", "two runs", "no fault of a node", "most nodes", "one stack"],
 )
 def test_a_node_is_bad_that_failed_two_runs_unless_most_did(runs, bad):
     assert bad_nodes(runs) == bad
