@@ -9,7 +9,7 @@ process is alone and no group is started.
 import atexit
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -220,8 +220,8 @@ def _average(gradients: list[Tensor], world: World) -> None:
         grad.copy_(mean.view_as(grad))
 
 
-def exchange(sent: Tensor, to: Sequence[int], came: Sequence[int], world: World) -> Tensor:
-    """What every rank has for this one, in the order of ranks: one collective, in which all take part.
+def exchange(sent: Tensor, to: Sequence[int], came: Sequence[int], world: World) -> Callable[[], Tensor]:
+    """Begin to give each rank what this one has for it: one collective, in which all take part.
 
     Args:
         sent: What this rank has for each other, flat and in the order of ranks.
@@ -229,13 +229,22 @@ def exchange(sent: Tensor, to: Sequence[int], came: Sequence[int], world: World)
         came: How many elements each rank has for this one.
         world: The ranks.
 
+    Returns:
+        Called once, waits for what every rank has for this one, in the order of ranks; it too may raise.
+
     Raises:
         PeerLost: Another rank is gone.
     """
     received = sent.new_empty(sum(came))
     with _among(world):
-        dist.all_to_all_single(received, sent, list(came), list(to))
-    return received
+        work = dist.all_to_all_single(received, sent, list(came), list(to), async_op=True)
+
+    def arrived() -> Tensor:
+        with _among(world):
+            work.wait()
+        return received
+
+    return arrived
 
 
 def add_over_ranks(values: Tensor, world: World) -> None:

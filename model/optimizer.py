@@ -24,7 +24,8 @@ a stack of members, each with rates, norms and clipping of its own.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -35,7 +36,7 @@ from kernels.primitives import joint_radius, matrix_radius, newton_schulz, spher
 from model.config import OptimizerConfig, Rates, Role, TrainConfig
 from model.distributed import add_over_ranks
 from model.parameters import Parameter, stacks
-from model.rounds import Round, Stack, plan_rounds
+from model.rounds import Orthogonalise, Round, Stack, plan_rounds
 from model.sharding import ALONE, Layout, local
 
 Rule = Literal["muonh", "muon", "adamh", "adamw"]
@@ -241,10 +242,7 @@ class Optimizer:
         """
         self.steps += 1
         squares: dict[str, Tensor] = {}
-        for some, shared in self.rounds:
-            updates = [self._update(i) for i in some]
-            directions = shared.directions(updates, self._orthogonal) if shared else updates
-            del updates
+        for some, directions in self._directions():
             cut = {i: direction for i, direction in zip(some, directions, strict=True) if self._cut(i)}
             for i, direction in zip(some, directions, strict=True):
                 if i not in cut:
@@ -258,6 +256,23 @@ class Optimizer:
                 for i, weight in before.items():
                     squares |= self._squares(i, weight, torch.stack(self._parts(i)))
         return squares
+
+    def _directions(self) -> Iterator[tuple[tuple[int, ...], list[Tensor]]]:
+        """The directions of all groups, round by round; what several ranks share travels while the one before is made.
+
+        All ranks begin and end their rounds in the same order.
+        """
+        begun: deque[tuple[tuple[int, ...], Callable[[Orthogonalise], list[Tensor]]]] = deque()
+        ahead = int(self.layout.world.size > 1)  # else nothing travels: the memory of each round is free for the next
+        for some, shared in self.rounds:
+            updates = [self._update(i) for i in some]
+            begun.append((some, shared.begin(updates) if shared else _given(updates)))
+            del updates
+            while len(begun) > ahead:
+                of, directions = begun.popleft()
+                yield of, directions(self._orthogonal)
+        for of, directions in begun:
+            yield of, directions(self._orthogonal)
 
     def _squares(self, i: int, before: Tensor, after: Tensor) -> dict[str, Tensor]:
         lengths = (after - before).double().flatten(1 + self.stacked).square().sum(dim=-1)
@@ -370,6 +385,10 @@ def make_optimizer(model: nn.Module, train: TrainConfig | Sequence[TrainConfig],
 def cut_like_its_parameter(key: str, weight: Tensor, optimizer: OptimizerConfig) -> bool:
     """Whether ranks hold parts of this tensor of a parameter's state; a radius that ranks share each knows whole."""
     return key != "radius" or (weight.dim() > 2 and optimizer.expert_sphere == "expert")
+
+
+def _given(directions: list[Tensor]) -> Callable[[Orthogonalise], list[Tensor]]:
+    return lambda _: directions
 
 
 def _rounds(groups: Sequence[Group], layout: Layout) -> Iterator[tuple[tuple[int, ...], Round | None]]:

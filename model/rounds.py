@@ -5,7 +5,7 @@ ranks: the rows of its update go there from the ranks of the owner's copy, and t
 the ranks of every copy. An expert lies whole on one shard and is owned there: it travels to other copies only.
 
 Matrices travel in rounds of many stacks, two exchanges each: their number grows with the size of the model, not with
-the number of its matrices.
+the number of its matrices. While one round is orthogonalised the updates of the next are on their way.
 """
 
 import math
@@ -18,6 +18,9 @@ from torch import Tensor
 from model.distributed import exchange
 from model.parameters import ROUND_ELEMENTS
 from model.sharding import Layout
+
+Orthogonalise = Callable[[Tensor], Tensor]
+"""A map of whole matrices, (…, out, in)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,48 +67,51 @@ class Round:
     routes: tuple[Route, ...]
     layout: Layout
 
-    def directions(self, updates: Sequence[Tensor], orthogonalise: Callable[[Tensor], Tensor]) -> list[Tensor]:
-        """The result of `orthogonalise`, a map of whole matrices (…, out, in), for what this rank holds.
-
-        Two collectives at most; none where matrices neither are cut nor have copies.
+    def begin(self, updates: Sequence[Tensor]) -> Callable[[Orthogonalise], list[Tensor]]:
+        """Send the updates on their way to the ranks that own their matrices.
 
         Args:
             updates: One per stack, (matrices, rows held, in) or (parameters, experts held, out, in).
-            orthogonalise: Called once for each stack of which this rank owns a matrix.
 
         Returns:
-            The shapes of `updates`.
+            A function of `Orthogonalise`, which it calls once for each stack of which this rank owns a matrix: what
+            comes of that for what this rank holds, in the shapes of `updates`. The two take two collectives at most,
+            none where matrices neither are cut nor have copies; both may raise.
 
         Raises:
             PeerLost: Another rank is gone.
         """
         world, routes = self.layout.world, self.routes
         if world.size == 1:
-            return [orthogonalise(update) for update in updates]
+            return lambda orthogonalise: [orthogonalise(update) for update in updates]
         shared = [
             torch.split(update.flatten(0, -3).index_select(0, route.order), list(route.counts))
             for update, route in zip(updates, routes, strict=True)
         ]
         cut = any(route.cut for route in routes)
-        whole = self._gathered(shared) if cut else [pieces[world.rank] for pieces in shared]
-        del shared
-        done = [orthogonalise(matrices) if len(matrices) else matrices for matrices in whole]
-        if cut or self.layout.copies > 1:
-            done = [torch.cat(pieces) for pieces in self._returned(done)]
-        return [
-            direction.index_select(0, route.place).view_as(update)
-            for direction, route, update in zip(done, routes, updates, strict=True)
-        ]
+        owned = self._gather(shared) if cut else lambda: [pieces[world.rank] for pieces in shared]
+        shapes = [update.shape for update in updates]
 
-    def _gathered(self, shared: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-        """The whole matrices that this rank owns, from the rows that the ranks of its copy hold."""
+        def directions(orthogonalise: Orthogonalise) -> list[Tensor]:
+            done = [orthogonalise(matrices) if len(matrices) else matrices for matrices in owned()]
+            if cut or self.layout.copies > 1:
+                done = [torch.cat(pieces) for pieces in self._returned(done)]
+            return [
+                direction.index_select(0, route.place).view(shape)
+                for direction, route, shape in zip(done, routes, shapes, strict=True)
+            ]
+
+        return directions
+
+    def _gather(self, shared: Sequence[Sequence[Tensor]]) -> Callable[[], list[Tensor]]:
+        """Gather the whole matrices that this rank owns, from the rows that the ranks of its copy hold."""
         world = self.layout.world
         ranks = range(world.size)
         own = [self.layout.copy_of(rank) == self.layout.copy_of(world.rank) for rank in ranks]
         shapes = [[(r.owned, r.rows[rank] if own[rank] else 0, r.columns) for r in self.routes] for rank in ranks]
         sent = [[pieces[rank] if own[rank] else pieces[rank][:0] for pieces in shared] for rank in ranks]
-        received = _exchanged(sent, shapes, self.layout)
-        return [torch.cat(rows, dim=-2) for rows in zip(*received, strict=True)]
+        received = _exchange(sent, shapes, self.layout)
+        return lambda: [torch.cat(rows, dim=-2) for rows in zip(*received(), strict=True)]
 
     def _returned(self, directions: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:
         """For each stack, the rows that this rank holds of its matrices' directions, by owner."""
@@ -116,13 +122,13 @@ class Round:
         ]
         sent = [[rows[self.layout.shard_of(rank)] for rows in of_shards] for rank in ranks]
         shapes = [[(r.counts[rank], r.rows[here], r.columns) for r in self.routes] for rank in ranks]
-        yield from zip(*_exchanged(sent, shapes, self.layout), strict=True)
+        yield from zip(*_exchange(sent, shapes, self.layout)(), strict=True)
 
 
-def _exchanged(
+def _exchange(
     sent: Sequence[Sequence[Tensor]], shapes: Sequence[Sequence[tuple[int, int, int]]], layout: Layout
-) -> list[list[Tensor]]:
-    """Give each rank its list of tensors; the list from each rank, of the shapes foretold."""
+) -> Callable[[], list[list[Tensor]]]:
+    """Begin to give each rank its list of tensors; called, the list from each rank, of the shapes foretold."""
     sizes = [[math.prod(shape) for shape in some] for some in shapes]
     flat = exchange(
         torch.cat([tensor.flatten() for tensors in sent for tensor in tensors]),
@@ -130,8 +136,12 @@ def _exchanged(
         came=[sum(some) for some in sizes],
         world=layout.world,
     )
-    parts = iter(torch.split(flat, [size for some in sizes for size in some]))
-    return [[next(parts).view(shape) for shape in some] for some in shapes]
+
+    def arrived() -> list[list[Tensor]]:
+        parts = iter(torch.split(flat(), [size for some in sizes for size in some]))
+        return [[next(parts).view(shape) for shape in some] for some in shapes]
+
+    return arrived
 
 
 def plan_rounds(stacks: Sequence[Stack], layout: Layout) -> tuple[Round, ...]:

@@ -75,7 +75,8 @@ def memory_bytes(
     - a pass through shards holds, whole, the weights and gradients of embedding, head and last norm, and of blocks
       two in weights, two in gradients and one on its way;
     - the update by several processes holds what travels in a round of Newton–Schulz, four times: the updates, what is
-      sent, what is received and the directions. It exceeds the buckets in which gradients travel.
+      sent, what is received and the directions; beside them updates of the next round, what is sent and received. It
+      exceeds the buckets in which gradients travel.
 
     Args:
         train: The run.
@@ -102,7 +103,8 @@ def memory_bytes(
         one_pass += b * (2 * held.root + 5 * held.block)
     update = 6 * b * held.stack
     if processes > 1:
-        update += 4 * b * min(held.matrices, max(ROUND_ELEMENTS, held.stack))
+        round_ = max(ROUND_ELEMENTS, held.stack)
+        update += 4 * b * min(held.matrices, round_) + 3 * b * min(max(0, held.matrices - round_), round_)
     return kept + max(one_pass, update)
 
 

@@ -1,5 +1,6 @@
 """Real processes that train runs together: what becomes of the members when something happens to one or all."""
 
+import contextlib
 import json
 import os
 import signal
@@ -324,7 +325,8 @@ def test_a_launch_that_may_not_try_again_fails_a_killed_stack(tmp_path):
 
     def kill(standing):
         for beat in standing.running[:1]:
-            os.kill(read_attempts(folder, beat.run_id)[-1].owner.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # killed already
+                os.kill(read_attempts(folder, beat.run_id)[-1].owner.pid, signal.SIGKILL)
 
     result = quietly(sweep(attempts=1), specs, folder, kill)
     assert dict(result.states) == {"stopped": 3}

@@ -88,7 +88,7 @@ def test_alone_nothing_is_exchanged():
     "exchange",
     [
         lambda world: average_gradients([nn.Parameter(torch.ones(2))], world),
-        lambda world: exchange(torch.ones(2), [1, 1], [1, 1], world),
+        lambda world: exchange(torch.ones(2), [1, 1], [1, 1], world)(),
         lambda world: add_over_ranks(torch.ones(2), world),
         lambda world: sum_over_ranks([1.0], world),
         lambda world: from_lead("here", world),

@@ -4,7 +4,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -85,14 +85,16 @@ class Threads:
         self.sent: list[Sequence[torch.Tensor]] = [()] * size
         self.calls = [0] * size
 
-    def exchange(self, sent: torch.Tensor, to: Sequence[int], came: Sequence[int], world: World) -> torch.Tensor:
+    def exchange(
+        self, sent: torch.Tensor, to: Sequence[int], came: Sequence[int], world: World
+    ) -> Callable[[], torch.Tensor]:
         self.calls[world.rank] += 1
         self.sent[world.rank] = torch.split(sent, list(to))
         self.barrier.wait()
         received = [parts[world.rank] for parts in self.sent]
         self.barrier.wait()
         assert [part.numel() for part in received] == list(came)
-        return torch.cat(received)
+        return lambda: torch.cat(received)
 
 
 def directions_of(
@@ -106,11 +108,8 @@ def directions_of(
     def one(rank: int) -> list[torch.Tensor]:
         of_rank = layout(rank, size, shards)
         held = [held_of(stack, of_rank) for stack in whole]
-        return [
-            direction
-            for some in plan_rounds(stacks, of_rank)
-            for direction in some.directions([held[i] for i in some.stacks], over_norm)
-        ]
+        begun = [some.begin([held[i] for i in some.stacks]) for some in plan_rounds(stacks, of_rank)]
+        return [direction for directions in begun for direction in directions(over_norm)]
 
     with ThreadPoolExecutor(size) as pool:
         return list(pool.map(one, range(size))), threads
@@ -223,7 +222,9 @@ def test_four_processes_train_as_one_in_every_layout_with_every_optimiser(tmp_pa
     alone = [
         train_alone(Case(folder=tmp_path / f"alone-{i}", config=one, execution={})) for i, one in enumerate(configs)
     ]
-    trained = train_on_ranks(tmp_path / "ranks", cases, size=4, of_node=2)
+    said = tmp_path / "said"
+    trained = train_on_ranks(tmp_path / "ranks", cases, size=4, of_node=2, COLLECTIVES=str(said))
+    assert max(len(json.loads(line)) for line in said.read_text().splitlines()) == 7  # as of two processes
     for i, one in enumerate(trained):
         assert_same(one, alone[i // len(layouts)], 1e-8)
         assert one.norms == pytest.approx(alone[i // len(layouts)].norms, rel=1e-8)
@@ -233,7 +234,8 @@ def test_four_processes_train_as_one_in_every_layout_with_every_optimiser(tmp_pa
 def test_three_processes_share_what_they_do_not_divide(tmp_path):
     configs = [config(model, name) for model in (DENSE, MIXTURE) for name in ("muonh", "muon")]
     cases = [Case(folder=tmp_path / str(i), config=one, execution=FSDP) for i, one in enumerate(configs)]
-    for trained, case in zip(train_on_ranks(tmp_path / "ranks", cases, size=3), cases, strict=True):
+    found = train_on_ranks(tmp_path / "ranks", cases, size=3, ROUND_ELEMENTS="1000")  # several rounds, one ahead
+    for trained, case in zip(found, cases, strict=True):
         assert_same(trained, train_alone(replace(case, folder=tmp_path / "alone", execution={})), 1e-8)
 
 

@@ -21,6 +21,7 @@ from typing import Any, TextIO
 
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import model.rounds
 import model.train
 from model.config import Execution
 from model.optimizer import Optimizer
@@ -96,6 +97,8 @@ def main() -> None:
         look_seldom()
     if "COLLECTIVES" in os.environ:
         note_collectives(Path(os.environ["COLLECTIVES"]))
+    if "ROUND_ELEMENTS" in os.environ:
+        model.rounds.ROUND_ELEMENTS = int(os.environ["ROUND_ELEMENTS"])
     if "ROOM" in os.environ:
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(os.environ["ROOM"]), resource.RLIM_INFINITY))
     writes = itertools.count()
