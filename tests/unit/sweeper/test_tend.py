@@ -30,6 +30,8 @@ from sweeper.records import (
     read_attempts,
     read_evidence,
     read_excluded,
+    read_jobs,
+    read_launch,
     write_beat,
     write_end,
     write_job,
@@ -328,3 +330,14 @@ def test_a_claim_in_the_meantime_is_not_overruled(folder, fake):
     fake.queue({JOB: ("FAILED", "PENDING")})
     assert tend(folder).states == {"queued": 1, "running": 1}
     assert reasons(folder, A) == [""]
+
+
+def test_runs_that_were_launched_together_are_submitted_again_together(folder, fake):
+    write_launch(folder, replace(read_launch(folder), fuse=8))
+    submitted(folder, RUNS)
+    for run_id in RUNS:
+        attempted(folder, run_id, End(state="stopped", cause="signal", reason="preempted"))
+    fake.queue({JOB: ("COMPLETED",)})
+    assert tend(folder).submitted == 2
+    (again,) = [job for name, (job, _) in read_jobs(folder).items() if name != JOB]
+    assert (again.tasks, again.together, again.loads(0)) == ((RUNS,), "always", (RUNS,))
