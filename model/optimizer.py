@@ -53,6 +53,27 @@ CLIP_MARGIN = 1e-6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StepNumbers:
+    """What differs from one step to the next: numbers, or 0-d tensors that a captured step reads."""
+
+    multiplier: float | Tensor
+    """Of every peak rate and decay."""
+    mean_bias: float | Tensor
+    """1 − β₁ᵗ after step t, counted from 1."""
+    square_bias: float | Tensor
+    """√(1 − β₂ᵗ)."""
+
+
+def step_numbers(optimizer: OptimizerConfig, multiplier: float, steps: int) -> StepNumbers:
+    """Of the step that makes it `steps`."""
+    return StepNumbers(
+        multiplier=multiplier,
+        mean_bias=1 - optimizer.beta1**steps,
+        square_bias=math.sqrt(1 - optimizer.beta2**steps),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
     """Parameters of one shape that one rule moves together."""
 
@@ -170,6 +191,9 @@ class Optimizer:
         self.rounds = tuple(_rounds(self.groups, layout))
         self.state = self._start()
         self.steps = 0
+        multiplier, mean_bias, square_bias = local(self.weights[0][0], layout).new_ones(3).unbind()
+        self.filled = StepNumbers(multiplier=multiplier, mean_bias=mean_bias, square_bias=square_bias)
+        """On the device, what `fill` wrote last."""
 
     def _scalars(self, members: Sequence[tuple[Group, ...]]) -> list[tuple[Tensor, Tensor]]:
         found = []
@@ -241,23 +265,47 @@ class Optimizer:
             PeerLost: Another rank is gone.
         """
         self.steps += 1
+        return self._step(step_numbers(self.optimizer, multiplier, self.steps), measured=measured)
+
+    def fill(self, multiplier: float) -> None:
+        """Write on the device what the next `filled_step` is to take, without waiting for those before it."""
+        self.steps += 1
+        now = step_numbers(self.optimizer, multiplier, self.steps)
+        for name in StepNumbers.__slots__:
+            getattr(self.filled, name).fill_(getattr(now, name))  # its value travels with the launch
+
+    @torch.no_grad()
+    def filled_step(self) -> None:
+        """What `step` does, up to rounding, with the numbers of `fill`: it can be captured as a CUDA graph.
+
+        Capture it once after a step of its own, and before every replay call `fill`. Every replay reads the gradients
+        where they were at capture, so they are to be set to zero, not forgotten; after `keep`, capture anew.
+
+        Raises:
+            ValueError: There are other ranks, whose exchanges no graph holds.
+        """
+        if self.layout.world.size > 1:
+            raise ValueError(f"a step is captured on one rank, and there are {self.layout.world.size}; use step")
+        self._step(self.filled, measured=False)
+
+    def _step(self, now: StepNumbers, *, measured: bool) -> dict[str, Tensor]:
         squares: dict[str, Tensor] = {}
-        for some, directions in self._directions():
+        for some, directions in self._directions(now):
             cut = {i: direction for i, direction in zip(some, directions, strict=True) if self._cut(i)}
             for i, direction in zip(some, directions, strict=True):
                 if i not in cut:
-                    moved = self._moved(i, direction, multiplier)
+                    moved = self._moved(i, direction, now.multiplier)
                     if measured:
                         squares |= self._squares(i, torch.stack(self._parts(i)), moved)
                     torch._foreach_copy_(self._parts(i), moved.unbind())
             if cut:
                 before = {i: torch.stack(self._parts(i)) for i in cut} if measured else {}
-                self._move_cut(cut, multiplier)
+                self._move_cut(cut, now.multiplier)
                 for i, weight in before.items():
                     squares |= self._squares(i, weight, torch.stack(self._parts(i)))
         return squares
 
-    def _directions(self) -> Iterator[tuple[tuple[int, ...], list[Tensor]]]:
+    def _directions(self, now: StepNumbers) -> Iterator[tuple[tuple[int, ...], list[Tensor]]]:
         """The directions of all groups, round by round; what several ranks share travels while the one before is made.
 
         All ranks begin and end their rounds in the same order.
@@ -265,7 +313,7 @@ class Optimizer:
         begun: deque[tuple[tuple[int, ...], Callable[[Orthogonalise], list[Tensor]]]] = deque()
         ahead = int(self.layout.world.size > 1)  # else nothing travels: the memory of each round is free for the next
         for some, shared in self.rounds:
-            updates = [self._update(i) for i in some]
+            updates = [self._update(i, now) for i in some]
             begun.append((some, shared.begin(updates) if shared else _given(updates)))
             del updates
             while len(begun) > ahead:
@@ -278,19 +326,19 @@ class Optimizer:
         lengths = (after - before).double().flatten(1 + self.stacked).square().sum(dim=-1)
         return dict(zip(self.groups[i].names, lengths.unbind(), strict=True))
 
-    def _update(self, i: int) -> Tensor:
+    def _update(self, i: int, now: StepNumbers) -> Tensor:
         """Adam's direction of a group, or what Newton–Schulz makes a direction of; moments move on."""
         layout, weights = self.layout, self.weights[i]
         gradient = torch.stack([local(torch.zeros_like(w) if w.grad is None else w.grad, layout) for w in weights])
         state = self.state[i]
         if self.groups[i].orthogonal:
             return momentum_update(self.optimizer, gradient, state["momentum"])
-        return adam_direction(self.optimizer, gradient, state["mean"], state["square"], self.steps)
+        return adam_direction(self.optimizer, gradient, state["mean"], state["square"], now)
 
     def _orthogonal(self, update: Tensor) -> Tensor:
         return newton_schulz(update, self.optimizer.ns_steps, DTYPES[self.optimizer.ns_dtype])
 
-    def _moved(self, i: int, direction: Tensor, multiplier: float) -> Tensor:
+    def _moved(self, i: int, direction: Tensor, multiplier: float | Tensor) -> Tensor:
         group, weight = self.groups[i], torch.stack(self._parts(i))
         rate: float | Tensor = multiplier * group.rate
         decay: float | Tensor = multiplier * group.decay
@@ -304,7 +352,7 @@ class Optimizer:
             return weight * (1 - decay) - direction * rate
         return torch.add(weight * (1 - decay), direction, alpha=-rate)
 
-    def _move_cut(self, directions: Mapping[int, Tensor], multiplier: float) -> None:
+    def _move_cut(self, directions: Mapping[int, Tensor], multiplier: float | Tensor) -> None:
         """`sphere_step` of groups whose matrices are cut between ranks: norms come from all of them at once."""
         lengths = self._over_shards([self.groups[i].radius(direction) for i, direction in directions.items()])
         for (i, direction), length in zip(directions.items(), lengths, strict=True):
@@ -405,9 +453,10 @@ def momentum_update(optimizer: OptimizerConfig, gradient: Tensor, momentum: Tens
     return torch.add(gradient, momentum, alpha=optimizer.momentum) if optimizer.nesterov else momentum
 
 
-def adam_direction(optimizer: OptimizerConfig, gradient: Tensor, mean: Tensor, square: Tensor, steps: int) -> Tensor:
-    """Adam's direction after `steps` steps, counted from 1; both moments are updated in place."""
+def adam_direction(
+    optimizer: OptimizerConfig, gradient: Tensor, mean: Tensor, square: Tensor, now: StepNumbers
+) -> Tensor:
+    """Adam's direction; both moments are updated in place."""
     mean.lerp_(gradient, 1 - optimizer.beta1)
     square.mul_(optimizer.beta2).addcmul_(gradient, gradient, value=1 - optimizer.beta2)
-    scale = math.sqrt(1 - optimizer.beta2**steps)
-    return mean / ((square.sqrt() / scale + optimizer.eps) * (1 - optimizer.beta1**steps))
+    return mean / ((square.sqrt() / now.square_bias + optimizer.eps) * now.mean_bias)

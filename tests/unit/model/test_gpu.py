@@ -106,3 +106,49 @@ def test_bfloat16_takes_the_grouped_product():
     if torch.cuda.get_device_capability() < (9, 0):
         pytest.skip("torch has a grouped product from compute capability 9.0 on")
     assert grouped.runs("cuda", torch.bfloat16)
+
+
+@MODELS
+def test_a_captured_step_that_is_replayed_is_the_step(model):
+    train = replace(train_config(model), optimizer=OptimizerConfig(name="muonh", ns_dtype="float32"))
+    ours, theirs = (Transformer(train.model, train.rates, seed=1, dtype=torch.float32).cuda() for _ in range(2))
+    captured, eager = make_optimizer(ours, train), make_optimizer(theirs, train)
+    for weight in ours.parameters():
+        weight.grad = torch.zeros_like(weight)
+    generator = torch.Generator("cuda").manual_seed(0)
+    graph = torch.cuda.CUDAGraph()
+    for step in range(5):
+        for weight, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+            weight.grad.normal_(generator=generator)
+            other.grad = weight.grad.clone()
+        captured.fill(1 - 0.2 * step)
+        if step == 0:
+            beside = torch.cuda.Stream()
+            beside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(beside):
+                captured.filled_step()
+            torch.cuda.current_stream().wait_stream(beside)
+            with torch.cuda.graph(graph):
+                captured.filled_step()
+        else:
+            graph.replay()
+        eager.step(1 - 0.2 * step)
+        for weight, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+            torch.testing.assert_close(weight, other, rtol=1e-5, atol=1e-5)
+
+
+def test_a_step_waits_for_nothing_from_the_gpu():
+    train = train_config(MIXTURE)
+    model = Transformer(train.model, train.rates, seed=1, dtype=torch.float32).cuda()
+    optimizer = make_optimizer(model, train)
+    for weight in model.parameters():
+        weight.grad = torch.randn_like(weight)
+    optimizer.step(1.0)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        optimizer.clip(1.0)
+        optimizer.step(0.5)
+        optimizer.fill(0.25)
+        optimizer.filled_step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

@@ -1,9 +1,12 @@
 import math
+from dataclasses import replace
 
 import pytest
 import ranks
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
 
 from kernels import gram
 from kernels.primitives import cross_entropy
@@ -20,6 +23,7 @@ from model.config import (
 )
 from model.optimizer import groups, make_optimizer, rule
 from model.parameters import parameters
+from model.sharding import ALONE
 from model.transformer import Transformer
 
 SMALL = {"width": 16, "depth": 2, "head_size": 8, "kv_heads": 2, "vocab": 32, "context": 8}
@@ -298,6 +302,87 @@ def test_neither_clipping_nor_a_step_waits_for_a_number_from_the_device(name, mo
             parameter.grad = torch.ones_like(parameter)
         optimizer.clip(1.0)
         optimizer.step(0.5)
+
+
+def filled_steps(model, optimizer, start, stop):
+    for step in range(start, stop):
+        give_gradients(model, step)
+        optimizer.fill(1 - 0.05 * step)
+        optimizer.filled_step()
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("model", [{}, MIXTURE])
+@pytest.mark.parametrize(("dtype", "rtol"), [(torch.float64, 1e-13), (torch.float32, 1e-5)], ids=str)
+def test_a_step_with_numbers_from_the_device_is_the_step(name, model, dtype, rtol):
+    rates = RATES if name == "muonh" else Rates(hidden=0.03, head=0.02, embedding=0.01, vector=0.005, weight_decay=0.1)
+    train = config(name, rates=rates, **model)
+    (model, optimizer), (other, filled) = make(train, dtype), make(train, dtype)
+    steps(model, optimizer, 0, 3)
+    filled_steps(other, filled, 0, 3)
+    assert filled.steps == 3
+    for key, value in snapshot(model).items():
+        torch.testing.assert_close(snapshot(other)[key], value, rtol=rtol, atol=rtol)
+
+
+def test_a_step_with_numbers_from_the_device_moves_every_member_of_a_stack():
+    train = [config(rates=replace(RATES, hidden=rate)) for rate in (0.03, 0.1)]
+    models = [Transformer(train[0].model, RATES, seed=[1, 2], dtype=torch.float64) for _ in range(2)]
+    optimizer, filled = (make_optimizer(model, train) for model in models)
+    steps(models[0], optimizer, 0, 3)
+    filled_steps(models[1], filled, 0, 3)
+    for key, value in snapshot(models[0]).items():
+        torch.testing.assert_close(snapshot(models[1])[key], value, rtol=1e-13, atol=1e-13)
+
+
+class Operations(TorchDispatchMode):
+    """Every operator that is called, with all of its arguments but the values of tensors."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        spread, _ = tree_flatten((args, kwargs or {}))
+        known = [(tuple(a.shape), a.dtype, a.stride()) if isinstance(a, torch.Tensor) else a for a in spread]
+        self.seen.append((str(func), known))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("model", [{}, MIXTURE])
+def test_steps_with_numbers_from_the_device_differ_in_no_operator_and_no_number_of_the_host(name, model):
+    """What a captured step does again at a replay, whatever the multiplier and the number of steps."""
+    rates = RATES if name == "muonh" else Rates(hidden=0.03, head=0.02, embedding=0.01, vector=0.005, weight_decay=0.1)
+    model, optimizer = make(config(name, rates=rates, **model))
+    give_gradients(model, 0)
+    found = []
+    for multiplier in (1.0, 0.25):
+        optimizer.fill(multiplier)
+        with Operations() as operations:
+            optimizer.filled_step()
+        found.append(operations.seen)
+    assert found[0] == found[1]
+    assert not [name for name, _ in found[0] if "_local_scalar_dense" in name or "is_nonzero" in name]
+
+
+def test_steps_with_numbers_from_the_host_do_differ():
+    model, optimizer = make(config())
+    give_gradients(model, 0)
+    found = []
+    for multiplier in (1.0, 0.25):
+        with Operations() as operations:
+            optimizer.step(multiplier)
+        found.append(operations.seen)
+    assert found[0] != found[1]
+
+
+def test_a_step_with_numbers_from_the_device_is_that_of_one_rank():
+    train = config()
+    model = Transformer(train.model, train.rates, seed=1)
+    two = replace(ALONE, world=replace(ALONE.world, size=2))
+    with pytest.raises(ValueError, match="a step is captured on one rank, and there are 2"):
+        make_optimizer(model, train, two).filled_step()
 
 
 @pytest.mark.parametrize(("name", "hidden"), [("muonh", 0.1), ("muon", 0.05), ("adamw", 0.01)])
