@@ -1,7 +1,8 @@
 """The one seam between the model and its kernels: the implementation of each primitive that training uses.
 
-`model` imports its primitives from here only. A faster kernel is one file beside `reference.py` and one line here;
-this is a module of its own so that importing the package `kernels` needs no torch.
+`model` imports its primitives from here only, but for those of `kernels.triton`, which are the caller's choice. A
+faster kernel is one file beside `reference.py` and one line here; this is a module of its own so that importing the
+package `kernels` needs no torch.
 """
 
 from kernels.chunked import linear_cross_entropy

@@ -443,6 +443,8 @@ class Execution:
     across nodes."""
     shard_processes: int = 0
     """Processes that share one copy of the model (hsdp only); 0 takes those of a node."""
+    triton: bool = False
+    """Whether MuonH runs the programs of `kernels.triton` (on a GPU) instead of torch's."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     log_every: int = 10
     """Steps between lines of metrics.jsonl."""
@@ -459,5 +461,9 @@ class Execution:
         check(
             self.shard_processes == 0 or self.layout == "hsdp",
             f"shard_processes {self.shard_processes} needs execution.layout=hsdp, not {self.layout}",
+        )
+        check(
+            not self.triton or self.device != "cpu",
+            "triton needs a GPU, and execution.device is cpu; set execution.triton=false or execution.device=auto",
         )
         check(self.micro_batch >= 0, f"micro_batch must be 0 (whole) or positive, got {self.micro_batch}")

@@ -33,6 +33,10 @@ import torch
 from torch import Tensor, nn
 
 from kernels.primitives import joint_radius, matrix_radius, newton_schulz, sphere_step
+from kernels.triton.found import lacking as lacking_triton
+from kernels.triton.newton_schulz import newton_schulz as newton_schulz_triton
+from kernels.triton.sphere_step import sphere_step_ as sphere_step_triton
+from kernels.triton.sphere_step import takes as takes_sphere_step_triton
 from model.config import OptimizerConfig, Rates, Role, TrainConfig
 from model.distributed import add_over_ranks
 from model.parameters import Parameter, stacks
@@ -175,10 +179,19 @@ class Optimizer:
         weights: By name; of a stack, the members are their first dimension.
         train: Of the run, or of each member of a stack: they differ in rates and weight decay only.
         layout: Of the model; a stack is whole on one rank.
+        triton: Whether `kernels.triton` serves what it can (`Execution.triton`).
+
+    Raises:
+        ValueError: Triton is asked for and cannot serve the device.
     """
 
     def __init__(
-        self, weights: Mapping[str, Tensor], train: TrainConfig | Sequence[TrainConfig], layout: Layout
+        self,
+        weights: Mapping[str, Tensor],
+        train: TrainConfig | Sequence[TrainConfig],
+        layout: Layout,
+        *,
+        triton: bool = False,
     ) -> None:
         members = (train,) if isinstance(train, TrainConfig) else tuple(train)
         self.stacked = not isinstance(train, TrainConfig)
@@ -194,6 +207,9 @@ class Optimizer:
         multiplier, mean_bias, square_bias = local(self.weights[0][0], layout).new_ones(3).unbind()
         self.filled = StepNumbers(multiplier=multiplier, mean_bias=mean_bias, square_bias=square_bias)
         """On the device, what `fill` wrote last."""
+        self.triton = triton
+        if triton and (why := lacking_triton(multiplier.device)):
+            raise ValueError(f"{why}; set execution.triton=false")
 
     def _scalars(self, members: Sequence[tuple[Group, ...]]) -> list[tuple[Tensor, Tensor]]:
         found = []
@@ -293,11 +309,18 @@ class Optimizer:
         for some, directions in self._directions(now):
             cut = {i: direction for i, direction in zip(some, directions, strict=True) if self._cut(i)}
             for i, direction in zip(some, directions, strict=True):
-                if i not in cut:
-                    moved = self._moved(i, direction, now.multiplier)
-                    if measured:
-                        squares |= self._squares(i, torch.stack(self._parts(i)), moved)
-                    torch._foreach_copy_(self._parts(i), moved.unbind())
+                if i in cut:
+                    continue
+                if self._moves_in_place(i):
+                    old = torch.stack(self._parts(i)) if measured else None
+                    self._move_in_place(i, direction, now.multiplier)
+                    if old is not None:
+                        squares |= self._squares(i, old, torch.stack(self._parts(i)))
+                    continue
+                moved = self._moved(i, direction, now.multiplier)
+                if measured:
+                    squares |= self._squares(i, torch.stack(self._parts(i)), moved)
+                torch._foreach_copy_(self._parts(i), moved.unbind())
             if cut:
                 before = {i: torch.stack(self._parts(i)) for i in cut} if measured else {}
                 self._move_cut(cut, now.multiplier)
@@ -336,7 +359,8 @@ class Optimizer:
         return adam_direction(self.optimizer, gradient, state["mean"], state["square"], now)
 
     def _orthogonal(self, update: Tensor) -> Tensor:
-        return newton_schulz(update, self.optimizer.ns_steps, DTYPES[self.optimizer.ns_dtype])
+        function = newton_schulz_triton if self.triton else newton_schulz
+        return function(update, self.optimizer.ns_steps, DTYPES[self.optimizer.ns_dtype])
 
     def _moved(self, i: int, direction: Tensor, multiplier: float | Tensor) -> Tensor:
         group, weight = self.groups[i], torch.stack(self._parts(i))
@@ -351,6 +375,13 @@ class Optimizer:
         if isinstance(rate, Tensor):
             return weight * (1 - decay) - direction * rate
         return torch.add(weight * (1 - decay), direction, alpha=-rate)
+
+    def _moves_in_place(self, i: int) -> bool:
+        return self.triton and self.groups[i].on_sphere and takes_sphere_step_triton(self._parts(i))
+
+    def _move_in_place(self, i: int, direction: Tensor, multiplier: float | Tensor) -> None:
+        rate: float | Tensor = multiplier * (self.scalars[i][0] if self.stacked else self.groups[i].rate)
+        sphere_step_triton(self._parts(i), direction, rate, self.state[i]["radius"])
 
     def _move_cut(self, directions: Mapping[int, Tensor], multiplier: float | Tensor) -> None:
         """`sphere_step` of groups whose matrices are cut between ranks: norms come from all of them at once."""
@@ -420,14 +451,20 @@ class Optimizer:
         return [weight for some in self.weights for weight in some]
 
 
-def make_optimizer(model: nn.Module, train: TrainConfig | Sequence[TrainConfig], layout: Layout = ALONE) -> Optimizer:
+def make_optimizer(
+    model: nn.Module,
+    train: TrainConfig | Sequence[TrainConfig],
+    layout: Layout = ALONE,
+    *,
+    triton: bool = False,
+) -> Optimizer:
     """The optimiser of a model of `train.model`, laid out already; radii are those of its present weights.
 
     Of a stack, `train` is that of each member.
 
     Every rank must call it.
     """
-    return Optimizer(dict(model.named_parameters()), train, layout)
+    return Optimizer(dict(model.named_parameters()), train, layout, triton=triton)
 
 
 def cut_like_its_parameter(key: str, weight: Tensor, optimizer: OptimizerConfig) -> bool:

@@ -499,7 +499,7 @@ def _prepare(members: Sequence[TrainConfig], execution: Execution) -> _Run:
         rows=rows,
         data=stacked([orders[one.seed.data] for one in members]),
         model=model,
-        optimizer=make_optimizer(model, members if together else config, layout),
+        optimizer=make_optimizer(model, members if together else config, layout, triton=execution.triton),
     )
 
 

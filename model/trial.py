@@ -101,7 +101,7 @@ def stepper(train: TrainConfig | Sequence[TrainConfig], execution: Execution) ->
     config, device = members[0], join(execution.device).device
     seed = config.seed.init if isinstance(train, TrainConfig) else [member.seed.init for member in members]
     model = Transformer(config.model, config.rates, seed=seed, dtype=DTYPES[config.precision]).to(device)
-    optimizer = make_optimizer(model, train)
+    optimizer = make_optimizer(model, train, triton=execution.triton)
     data = stacked([open_data(member.data, member.model, member.seed.data) for member in members])
     size = execution.micro_batch or config.batch_sequences
 

@@ -45,7 +45,13 @@ def step_key(train: TrainConfig, execution: Execution) -> str:
     Neither rates, seeds and schedule nor the number of steps; data are read while the device computes.
     """
     return _key(
-        train.model, train.optimizer, train.precision, train.batch_tokens, execution.micro_batch, execution.threads
+        train.model,
+        train.optimizer,
+        train.precision,
+        train.batch_tokens,
+        execution.micro_batch,
+        execution.threads,
+        execution.triton,
     )
 
 

@@ -221,10 +221,14 @@ def launch(
         ConfigError: The runs do not fit this machine; nothing is started.
         DataError: The data cannot be read or do not fit; nothing is started.
         DiskError: The folder cannot be written.
-        LaunchError: Another launch of this sweep is alive, or torch is missing.
+        LaunchError: Another launch of this sweep is alive, or torch or Triton is missing.
     """
     if any(spec.trainer.kind == "builtin" for spec in specs) and find_spec("torch") is None:
         raise LaunchError("training needs torch and none is installed here; pip install 'sweeper-lm[train]'")
+    if sweep.execution.triton and find_spec("triton") is None:
+        raise LaunchError(
+            "execution.triton needs Triton and none is installed here; pip install 'sweeper-lm[gpu]' or set it to false"
+        )
     for note in (*sweep.notes, *check_runs(specs, sweep.cluster)):
         tell(note)
     with launcher_lock(folder) as renew, _Interrupts() as interrupts:

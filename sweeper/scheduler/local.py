@@ -35,11 +35,13 @@ def slots(cluster: Cluster, execution: Execution, memory_gib: float = 0.0) -> tu
         memory_gib: Of one process, by the plan; on CPUs no more jobs run than the free memory holds.
 
     Raises:
-        ConfigError: A job needs more GPUs than there are, or asks for cuda where there are none.
+        ConfigError: A job needs more GPUs than there are, or asks for cuda or Triton where there are none.
     """
     gpus = () if execution.device == "cpu" else visible_gpus()
     if execution.device == "cuda" and not gpus:
         raise ConfigError("execution.device is cuda but this machine shows no GPU; set it to auto or cpu")
+    if execution.triton and not gpus and os.environ.get("TRITON_INTERPRET") != "1":
+        raise ConfigError("execution.triton needs a GPU and this machine shows none; set execution.triton=false")
     if gpus:
         fitting = [gpus[i : i + cluster.processes] for i in range(0, len(gpus), cluster.processes)]
         found = [slot for slot in fitting if len(slot) == cluster.processes]

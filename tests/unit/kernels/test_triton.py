@@ -1,27 +1,14 @@
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from interpreted import interpreted
 from torch import Tensor
 
 from kernels import gram, reference
 from kernels.reference import joint_radius, matrix_radius
-from kernels.triton import newton_schulz, sphere_step
-
-CHILD = Path(__file__).with_name("triton_child.py")
-ROOT = Path(__file__).parents[3]
-
-
-def interpreted(folder, calls):
-    """Of each call (module, function, arguments): its arguments afterwards, and what it returned."""
-    given, found = folder / "calls.pt", folder / "results.pt"
-    torch.save(calls, given)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TRITON_INTERPRET": "1"}
-    subprocess.run([sys.executable, CHILD, given, found], env=environment, check=True, timeout=200)
-    return torch.load(found, weights_only=False)
+from kernels.triton import found, newton_schulz, sphere_step
 
 
 def random(*shape, seed=0):
@@ -53,7 +40,10 @@ def orthogonal(tmp_path_factory):
     keys = [(name, torch.float32, 5) for name in MATRICES]
     keys += [("wide", torch.float32, steps) for steps in STEPS if steps != 5]
     keys += [(name, torch.float16, 5) for name in ("wide", "tall", "nearly of rank 4")]
-    calls = [("newton_schulz", "newton_schulz", (MATRICES[name].float(), steps, dtype)) for name, dtype, steps in keys]
+    calls = [
+        ("kernels.triton.newton_schulz", "newton_schulz", (MATRICES[name].float(), steps, dtype))
+        for name, dtype, steps in keys
+    ]
     results = interpreted(tmp_path_factory.mktemp("newton_schulz"), calls)
     return {key: value for key, (_, value) in zip(keys, results, strict=True)}
 
@@ -62,16 +52,15 @@ def errors(orthogonal, name, dtype):
     """The largest of ours and of the reference's, against float64."""
     exact = reference.newton_schulz(MATRICES[name], 5, torch.float64)
     theirs = reference.newton_schulz(MATRICES[name].float(), 5, dtype)
-    return [(found.double() - exact).abs().max().item() for found in (orthogonal[name, dtype, 5], theirs)]
+    return [(made.double() - exact).abs().max().item() for made in (orthogonal[name, dtype, 5], theirs)]
 
 
 @pytest.mark.parametrize("name", MATRICES)
 def test_newton_schulz_agrees_with_the_reference(orthogonal, name):
-    found, expected = orthogonal[name, torch.float32, 5], MATRICES[name].float()
-    assert found.shape == expected.shape
-    assert found.dtype == torch.float32
-    ours, theirs = errors(orthogonal, name, torch.float32)
-    assert ours < max(3 * theirs, 5e-6)
+    ours, theirs = orthogonal[name, torch.float32, 5], MATRICES[name].float()
+    assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)
+    error, of_reference = errors(orthogonal, name, torch.float32)
+    assert error < max(3 * of_reference, 5e-6)
 
 
 @pytest.mark.parametrize("steps", STEPS)
@@ -131,7 +120,7 @@ APART = ("half precision", "straight to nothing")
 def moved(tmp_path_factory):
     """The weights of each case after the step."""
     calls = [
-        ("sphere_step", "sphere_step_", ([w.clone() for w in weights], direction, rate, radius))
+        ("kernels.triton.sphere_step", "sphere_step_", ([w.clone() for w in weights], direction, rate, radius))
         for weights, direction, rate, radius, _ in SPHERES.values()
     ]
     results = interpreted(tmp_path_factory.mktemp("sphere_step"), calls)
@@ -173,3 +162,40 @@ def test_weights_that_cannot_be_moved_in_place_are_known():
     assert not sphere_step.takes([whole, whole.mT[:, 1:]])
     assert not sphere_step.takes([whole.flatten()[1:]])
     assert not sphere_step.takes([whole.double()])
+
+
+class TestWhatIsLacking:
+    @pytest.fixture(autouse=True)
+    def _nothing_is_known(self, monkeypatch):
+        monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+        found.lacking.cache_clear()
+        yield
+        found.lacking.cache_clear()
+
+    def test_triton_itself(self, monkeypatch):
+        monkeypatch.setattr(found, "find_spec", lambda _: None)
+        assert found.lacking(torch.device("cpu")) == "Triton is not installed; pip install 'sweeper-lm[gpu]'"
+
+    def test_a_gpu(self):
+        assert found.lacking(torch.device("cpu")) == "Triton needs a GPU, and the device is cpu"
+
+    def test_nothing_where_programs_are_interpreted(self, monkeypatch):
+        monkeypatch.setenv("TRITON_INTERPRET", "1")
+        assert found.lacking(torch.device("cpu")) == ""
+
+    @pytest.mark.parametrize(
+        ("capability", "why"), [((7, 5), "the GPU has compute capability 7.5, and 8.0 is needed"), ((9, 0), "")]
+    )
+    def test_a_gpu_that_multiplies_tf32(self, monkeypatch, capability, why):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+        assert found.lacking(torch.device("cuda")) == why
+
+
+def test_the_functions_can_be_imported_without_triton(root):
+    code = "import sys; sys.modules['triton'] = None; import model.optimizer"
+    subprocess.run([sys.executable, "-c", code], cwd=root, check=True, timeout=100)
+
+
+def test_triton_is_not_imported_with_the_functions(root):
+    code = "import sys, model.optimizer; sys.exit('triton' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=root, check=True, timeout=100)

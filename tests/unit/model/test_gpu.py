@@ -9,6 +9,8 @@ import torch
 from ranks import Case, Trained, config, train_alone
 
 from kernels import grouped, reference
+from kernels.triton.newton_schulz import newton_schulz as newton_schulz_triton
+from kernels.triton.sphere_step import sphere_step_ as sphere_step_triton
 from model.config import ModelConfig, OptimizerConfig, TrainConfig
 from model.optimizer import make_optimizer
 from model.sharding import ALONE
@@ -108,11 +110,12 @@ def test_bfloat16_takes_the_grouped_product():
     assert grouped.runs("cuda", torch.bfloat16)
 
 
+@pytest.mark.parametrize("triton", [False, True])
 @MODELS
-def test_a_captured_step_that_is_replayed_is_the_step(model):
+def test_a_captured_step_that_is_replayed_is_the_step(model, triton):
     train = replace(train_config(model), optimizer=OptimizerConfig(name="muonh", ns_dtype="float32"))
     ours, theirs = (Transformer(train.model, train.rates, seed=1, dtype=torch.float32).cuda() for _ in range(2))
-    captured, eager = make_optimizer(ours, train), make_optimizer(theirs, train)
+    captured, eager = (make_optimizer(module, train, triton=triton) for module in (ours, theirs))
     for weight in ours.parameters():
         weight.grad = torch.zeros_like(weight)
     generator = torch.Generator("cuda").manual_seed(0)
@@ -137,10 +140,11 @@ def test_a_captured_step_that_is_replayed_is_the_step(model):
             torch.testing.assert_close(weight, other, rtol=1e-5, atol=1e-5)
 
 
-def test_a_step_waits_for_nothing_from_the_gpu():
+@pytest.mark.parametrize("triton", [False, True])
+def test_a_step_waits_for_nothing_from_the_gpu(triton):
     train = train_config(MIXTURE)
     model = Transformer(train.model, train.rates, seed=1, dtype=torch.float32).cuda()
-    optimizer = make_optimizer(model, train)
+    optimizer = make_optimizer(model, train, triton=triton)
     for weight in model.parameters():
         weight.grad = torch.randn_like(weight)
     optimizer.step(1.0)
@@ -152,3 +156,39 @@ def test_a_step_waits_for_nothing_from_the_gpu():
         optimizer.filled_step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_triton_trains_to_the_losses_that_it_replaces(tmp_path):
+    found, expected = (
+        trained(tmp_path / str(triton), train_config(MIXTURE), "cuda", triton=triton) for triton in (True, False)
+    )
+    assert found.losses[:10] == pytest.approx(expected.losses[:10], abs=1e-4)
+    assert found.outcome["loss"] == pytest.approx(expected.outcome["loss"], abs=2e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("shape", [(5, 16, 40), (5, 40, 16), (3, 7, 64, 256), (2, 64, 1024), (1, 1, 100)], ids=str)
+def test_tritons_newton_schulz_errs_no_more_than_the_reference(shape, dtype):
+    generator = torch.Generator("cuda").manual_seed(0)
+    u = torch.randn(*shape, device="cuda", generator=generator)
+    exact = reference.newton_schulz(u.double(), 5, torch.float64)
+    ours, theirs = (
+        (function(u, 5, dtype).double() - exact).abs().max().item()
+        for function in (newton_schulz_triton, reference.newton_schulz)
+    )
+    assert ours < max(3 * theirs, 5e-6)
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 24), (2, 512, 300), (2, 5, 64, 128), (1, 33, 7)], ids=str)
+@pytest.mark.parametrize("joint", [False, True])
+def test_tritons_step_on_the_sphere_is_the_references(shape, joint):
+    if joint and len(shape) < 4:
+        pytest.skip("only experts share a sphere")
+    generator = torch.Generator("cuda").manual_seed(0)
+    weights, direction = (torch.randn(*shape, device="cuda", generator=generator) for _ in range(2))
+    norm = reference.joint_radius if joint else reference.matrix_radius
+    radius, rate = norm(weights), torch.tensor(0.1, device="cuda")
+    exact = reference.sphere_step(weights.double(), direction.double(), 0.1, radius.double(), norm)
+    moved = [weight.clone() for weight in weights]
+    sphere_step_triton(moved, direction, rate, radius)
+    torch.testing.assert_close(torch.stack(moved).double(), exact, rtol=0, atol=1e-6 * weights.abs().max().item())

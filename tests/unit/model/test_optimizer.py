@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 import ranks
 import torch
+from interpreted import after_steps, interpreted
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
@@ -416,3 +417,37 @@ def test_training_on_the_gram_matrix_is_training_by_the_reference(tmp_path, monk
             found.append(ranks.train_alone(case).losses)
         assert found[0] == pytest.approx(found[1], rel=rel)
         assert float64 or found[0] != found[1]
+
+
+FLOAT32 = {"ns_dtype": "float32"}
+TRITON_CASES = {
+    "muonh": (config(optimizer=FLOAT32, depth=1), False),
+    "mixture, numbers from the device": (config(optimizer=FLOAT32, depth=1, **MIXTURE), True),
+    "a sphere per layer": (config(optimizer={**FLOAT32, "expert_sphere": "layer"}, depth=1, **MIXTURE), False),
+    "muon": (config("muon", optimizer=FLOAT32, depth=1), False),
+    "a stack": ([config(rates=replace(RATES, hidden=r), optimizer=FLOAT32, depth=1) for r in (0.03, 0.1)], True),
+}
+"""What trains, and whether its numbers come from the device."""
+
+
+@pytest.fixture(scope="module")
+def by_triton(tmp_path_factory):
+    """The weights that Triton's programs make, of each case."""
+    calls = [("interpreted", "after_steps", (train, True, filled)) for train, filled in TRITON_CASES.values()]
+    results = interpreted(tmp_path_factory.mktemp("triton"), calls)
+    return dict(zip(TRITON_CASES, (weights for _, weights in results), strict=True))
+
+
+@pytest.mark.parametrize("case", TRITON_CASES)
+def test_with_triton_a_step_is_the_step(by_triton, case):
+    train, filled = TRITON_CASES[case]
+    for name, expected in after_steps(train, False, filled).items():
+        torch.testing.assert_close(by_triton[case][name], expected, rtol=0, atol=1e-5 * expected.abs().max().item())
+
+
+def test_triton_on_a_cpu_is_refused_in_one_sentence(monkeypatch):
+    monkeypatch.setattr("model.optimizer.lacking_triton", lambda _: "Triton needs a GPU, and the device is cpu")
+    train = config()
+    model = Transformer(train.model, train.rates, seed=1)
+    with pytest.raises(ValueError, match=r"^Triton needs a GPU, and the device is cpu; set execution.triton=false$"):
+        make_optimizer(model, train, triton=True)

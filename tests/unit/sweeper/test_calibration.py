@@ -30,7 +30,7 @@ def test_what_costs_the_same_has_one_key():
         run_spec(precision="bfloat16"),
     ):
         assert step_key(other.train, Execution()) != key
-    for execution in (Execution(micro_batch=1), Execution(threads=2)):
+    for execution in (Execution(micro_batch=1), Execution(threads=2), Execution(triton=True)):
         assert step_key(run_spec().train, execution) != key
     assert step_key(run_spec().train, Execution(log_every=7, device="cpu")) == key
 

@@ -217,6 +217,10 @@ class TestOverrides:
         sweep = loaded("", "threads=2", "cluster.gpu.mfu=0.5", "question.by=[tokens, width]")
         assert (sweep.execution.threads, sweep.cluster.gpu.mfu, sweep.question.by) == (2, 0.5, ("tokens", "width"))
 
+    def test_triton_on_a_cpu_is_one_sentence(self):
+        with pytest.raises(ConfigError, match=r"triton needs a GPU, and execution\.device is cpu"):
+            loaded("", "execution.triton=true", "execution.device=cpu")
+
     @pytest.mark.parametrize(
         ("file", "override", "fuse"),
         [

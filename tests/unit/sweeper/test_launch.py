@@ -6,8 +6,10 @@ from typer.testing import CliRunner
 
 from model.config import DataConfig
 from sweeper.cli import app
-from sweeper.errors import DataError
-from sweeper.launch import check_runs
+from sweeper.config import load_sweep
+from sweeper.errors import DataError, LaunchError
+from sweeper.launch import check_runs, launch
+from sweeper.records import SweepFolder
 from sweeper.spec import Cluster
 
 
@@ -47,3 +49,10 @@ def test_a_dataset_is_prepared_as_shards(tmp_path, monkeypatch: pytest.MonkeyPat
         app, ["data", "prepare", f"hf:{tmp_path / 'd'}", str(tmp_path / "other"), "--split", "test"]
     )
     assert "has no split 'test', only train; set data.split" in str(ended.exception)
+
+
+def test_triton_that_is_not_installed_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path):
+    monkeypatch.setattr("sweeper.launch.find_spec", lambda name: None if name == "triton" else object())
+    sweep = load_sweep("quickstart", ["execution.triton=true"])
+    with pytest.raises(LaunchError, match=r"execution\.triton needs Triton and none is installed here; pip install"):
+        launch(sweep, (), SweepFolder(tmp_path, "quickstart"), follow=print, tell=print)

@@ -50,6 +50,15 @@ def test_asking_for_cuda_without_a_gpu_is_refused(monkeypatch):
         slots(Cluster(), Execution(device="cuda"))
 
 
+def test_asking_for_triton_without_a_gpu_is_refused_unless_it_is_interpreted(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(ConfigError, match=r"execution\.triton needs a GPU and this machine shows none"):
+        slots(Cluster(), Execution(triton=True))
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert slots(Cluster(parallel=1), Execution(triton=True)) == ((),)
+
+
 def test_on_cpus_runs_share_the_cores(monkeypatch):
     monkeypatch.setattr(scheduler, "cores", lambda: 8)
     assert len(slots(Cluster(), CPU)) == 8
