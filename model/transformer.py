@@ -6,10 +6,11 @@ stream too; branches and matrix products are computed in `dtype`.
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import overload
+from typing import cast, overload
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from kernels.primitives import embedding, linear, linear_cross_entropy
 from model.attention import Attention, member_mean, rotary
@@ -24,6 +25,9 @@ class Block(nn.Module):
     """x ← x + m · attention(norm x), then x ← x + m · mlp(norm x), with the residual multiplier m.
 
     A sandwich has a norm on what either branch gives, before m.
+
+    With `checkpointing` a pass that gradients are taken of keeps nothing but x, and the backward pass computes the rest
+    again (Chen et al. 2016, arXiv:1604.06174): the same numbers, bit for bit.
     """
 
     def __init__(
@@ -33,9 +37,12 @@ class Block(nn.Module):
         layer: int,
         residual_multiplier: float,
         dtype: torch.dtype,
+        *,
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
         prefix = f"blocks.{layer}"
+        self.checkpointing = checkpointing
         self.residual_multiplier = residual_multiplier
         # Branches that scale their inputs apart take them as they were computed.
         normed = None if config.vectors.hetero else dtype
@@ -60,6 +67,15 @@ class Block(nn.Module):
         What is seen is returned, not kept aside: a sharded block must know every tensor that a backward pass starts
         from.
         """
+        if not (self.checkpointing and torch.is_grad_enabled()):
+            return self._pass(x_BTD, cos_TK, sin_TK, watch)
+        # Inside of the module's call, so that a sharded block has gathered its parameters both times.
+        again = checkpoint(self._pass, x_BTD, cos_TK, sin_TK, watch, use_reentrant=False, preserve_rng_state=False)
+        return cast(tuple[Tensor, dict[str, Tensor]], again)
+
+    def _pass(
+        self, x_BTD: Tensor, cos_TK: Tensor, sin_TK: Tensor, watch: Watch | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         measured = watch is not None and watch.measured
         h_BTD, seen = self.attention(self.attention_norm(x_BTD), cos_TK, sin_TK, measured=measured)
         if self.attention_post_norm is not None:
@@ -89,13 +105,20 @@ class Transformer(nn.Module):
         seed: Draws the weights; each parameter's draw depends on this and its name only. Several make a stack of
             independent members (`model.fusing`): weights, activations and losses have a dimension R in front.
         dtype: Of activations and matrix products.
+        checkpointing: Whether blocks are computed again for the backward pass.
     """
 
     cos_TK: Tensor
     sin_TK: Tensor
 
     def __init__(
-        self, config: ModelConfig, rates: Rates, *, seed: int | Sequence[int], dtype: torch.dtype = torch.float32
+        self,
+        config: ModelConfig,
+        rates: Rates,
+        *,
+        seed: int | Sequence[int],
+        dtype: torch.dtype = torch.float32,
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
         self.config = config
@@ -108,7 +131,8 @@ class Transformer(nn.Module):
         weights = {name: nn.Parameter(value.to(held)) for name, value in drawn.items()}
         self.embedding = weights["embedding"]
         self.blocks = nn.ModuleList(
-            Block(config, weights, layer, rates.residual_multiplier, dtype) for layer in range(config.depth)
+            Block(config, weights, layer, rates.residual_multiplier, dtype, checkpointing=checkpointing)
+            for layer in range(config.depth)
         )
         self.final_norm = RmsNorm(config, weights, "final_norm", dtype)
         self.head = weights["head"]
