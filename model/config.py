@@ -437,7 +437,11 @@ class Execution:
     threads: int = 1
     """CPU threads of each process."""
     micro_batch: int = 0
-    """Sequences per forward pass and process; 0 takes the whole share of the batch."""
+    """Sequences per forward pass and process; 0 takes the whole share of the batch, or of its halves, quarters, … the
+    largest that fits into memory (`model.shape.choose_pass`)."""
+    activation_checkpointing: Literal["auto", "on", "off"] = "auto"
+    """Whether blocks keep nothing but their input for the backward pass and are computed again there, a third more
+    work; `auto` only where memory holds no pass of a sensible size without."""
     layout: Literal["ddp", "fsdp", "hsdp"] = "ddp"
     """What several processes of a run hold: whole copies; shards of everything; or shards within each node and copies
     across nodes."""
@@ -466,4 +470,4 @@ class Execution:
             not self.triton or self.device != "cpu",
             "triton needs a GPU, and execution.device is cpu; set execution.triton=false or execution.device=auto",
         )
-        check(self.micro_batch >= 0, f"micro_batch must be 0 (whole) or positive, got {self.micro_batch}")
+        check(self.micro_batch >= 0, f"micro_batch must be 0 (as fits) or positive, got {self.micro_batch}")

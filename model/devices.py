@@ -1,4 +1,8 @@
-"""What GPUs can do at best: their dense bfloat16 peaks, by the names that torch gives them."""
+"""What devices can do and hold: dense bfloat16 peaks of GPUs by the names that torch gives them, memory; no torch."""
+
+import os
+from contextlib import suppress
+from pathlib import Path
 
 PEAKS = (
     ("B200", 2.25e15),  # NVIDIA DGX B200 datasheet: eight do 36 PFLOP/s dense in FP8, half of that in bfloat16
@@ -18,3 +22,11 @@ def peak_flops(device: str) -> float | None:
     (989000000000000.0, None)
     """
     return next((peak for name, peak in PEAKS if name in device), None)
+
+
+def machine_memory(group: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes of memory that this machine has, or that its container may take (cgroup v2)."""
+    has = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with suppress(OSError, ValueError):  # no container, or `max`
+        return min(has, int((group / "memory.max").read_text()))
+    return has

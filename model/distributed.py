@@ -19,6 +19,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from model.devices import machine_memory
+
 GROUP_TIMEOUT = timedelta(hours=2)
 """How long a rank waits for the others. torch gives NCCL ten minutes, in which rank 0 may not have verified or written
 a large checkpoint yet; ranks that hang are the watchdog's to end, who knows how long a step takes."""
@@ -47,6 +49,13 @@ class World:
     def device_name(self) -> str:
         """What this rank computes on, as torch calls it: `cpu`, or a GPU's model such as `NVIDIA H100 80GB HBM3`."""
         return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
+
+    @property
+    def memory(self) -> int:
+        """Bytes of memory for this rank: its GPU's, or its part of the machine's."""
+        if self.device.type == "cuda":
+            return torch.cuda.get_device_properties(self.device).total_memory
+        return machine_memory() // self.local_size
 
 
 def join(device: Literal["auto", "cpu", "cuda"], environment: Mapping[str, str] = os.environ) -> World:

@@ -1,10 +1,10 @@
 """What a model costs before it exists: parameters by convention, FLOPs per token, memory; no torch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
-from model.config import CHECKPOINTS_KEPT, ModelConfig, TrainConfig
+from model.config import CHECKPOINTS_KEPT, Execution, ModelConfig, TrainConfig
 from model.parameters import ROUND_ELEMENTS, parameters, stacks
 
 
@@ -55,6 +55,94 @@ def model_shape(config: ModelConfig) -> ModelShape:
     )
 
 
+MEMORY_SHARE = 0.92
+"""Of a device's memory that a run may fill: the rest is the CUDA context, NCCL's buffers and fragmentation."""
+MIN_PASS_TOKENS = 4096
+"""Tokens down to which passes are made smaller before activations are computed twice: a sequence of HyperP's. At width
+1024 about 2,000 give each of an H100's 132 multiprocessors one tile of 128 × 128 (an estimate)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pass:
+    """How a process takes its share of a batch through the model."""
+
+    sequences: int
+    """Of one forward and backward pass; the last of a step may have fewer."""
+    checkpointing: bool
+    """Whether activations are computed again for the backward pass instead of kept."""
+    memory: int
+    """Estimated peak memory of the process, bytes (`memory_bytes`)."""
+
+
+def choose_pass(
+    train: TrainConfig,
+    execution: Execution,
+    *,
+    processes: int,
+    budget: float,
+    shard_processes: int = 0,
+    halved: int = 0,
+) -> Pass:
+    """The first of these that fits into memory, or the last of them if none does:
+
+    1. the whole share of a process, its half, its quarter, … of at least `MIN_PASS_TOKENS` tokens;
+    2. the whole share, its half, its quarter, …, down to one sequence, with activation checkpointing.
+
+    `execution` may leave only one size, or all of them with or without checkpointing. The batch is the same whatever
+    comes out, and all processes of a run that know the same budget choose alike.
+
+    Args:
+        train: The run.
+        execution: What is asked for.
+        processes: Processes that share the batch.
+        budget: Bytes that a process may fill.
+        shard_processes: As in `memory_bytes`.
+        halved: How often memory ran out in spite of the estimate: so often is what was chosen halved, and made small
+            with checkpointing.
+    """
+    share = -(-train.batch_sequences // processes)
+    asked = execution.activation_checkpointing
+    sizes = [min(execution.micro_batch, share)] if execution.micro_batch else _halves(share)
+    sensible = [n for n in sizes if n == sizes[0] or n * train.model.context >= MIN_PASS_TOKENS]
+    ways = [] if asked == "on" else [(n, False) for n in (sensible if asked == "auto" else sizes)]
+    ways += [] if asked == "off" else [(n, True) for n in sizes]
+
+    def found(sequences: int, *, checkpointing: bool) -> Pass:
+        memory = memory_bytes(
+            train,
+            micro_batch=sequences,
+            processes=processes,
+            layout=execution.layout,
+            shard_processes=shard_processes,
+            checkpointing=checkpointing,
+        )
+        return Pass(sequences=sequences, checkpointing=checkpointing, memory=memory)
+
+    passes = (found(n, checkpointing=checkpointing) for n, checkpointing in ways)
+    chosen = next((one for one in passes if one.memory <= budget), None)
+    if chosen is None:
+        chosen = found(ways[-1][0], checkpointing=ways[-1][1])
+    if halved == 0:
+        return chosen
+    fewer = max(1, chosen.sequences >> halved)
+    small = asked == "auto" and fewer * train.model.context < MIN_PASS_TOKENS
+    return found(fewer, checkpointing=chosen.checkpointing or small)
+
+
+def settled(execution: Execution, chosen: Pass) -> Execution:
+    """The execution with nothing left to choose about its passes."""
+    checkpointing: Literal["on", "off"] = "on" if chosen.checkpointing else "off"
+    return replace(execution, micro_batch=chosen.sequences, activation_checkpointing=checkpointing)
+
+
+def _halves(share: int) -> list[int]:
+    """
+    >>> _halves(12)
+    [12, 6, 3, 1]
+    """
+    return [share >> times for times in range(share.bit_length())]
+
+
 def memory_bytes(
     train: TrainConfig,
     *,
@@ -62,6 +150,7 @@ def memory_bytes(
     processes: int,
     layout: Literal["ddp", "fsdp", "hsdp"] = "ddp",
     shard_processes: int = 0,
+    checkpointing: bool = False,
 ) -> int:
     """Estimated peak memory of one process, the one that holds most, without what the libraries themselves take.
 
@@ -84,6 +173,7 @@ def memory_bytes(
         processes: Processes that share the batch.
         layout: What each of them holds, as `Execution.layout`.
         shard_processes: Processes that share one copy of the model (hsdp only); 0 takes all.
+        checkpointing: Whether blocks are computed again for the backward pass.
     """
     b = 8 if train.precision == "float64" else 4
     shards = {"ddp": 1, "fsdp": processes, "hsdp": shard_processes or processes}[layout]
@@ -94,7 +184,7 @@ def memory_bytes(
         kept += 2 * model_shape(train.model).params_total
     tokens = sequences * train.model.context
     logits, vocab = logit_bytes(train.model, train.precision), train.model.vocab
-    one_pass = tokens * (activation_bytes(train.model, train.precision) - logits)
+    one_pass = tokens * (activation_bytes(train.model, train.precision, checkpointing=checkpointing) - logits)
     if tokens * vocab < 2 * CHUNK_LOGITS:
         one_pass += tokens * logits
     else:  # a chunk of them, the gradients of what makes them, and the head's copy in a lower precision
@@ -158,7 +248,9 @@ def logit_bytes(config: ModelConfig, precision: Literal["float64", "float32", "b
 
 
 @lru_cache(maxsize=4096)
-def activation_bytes(config: ModelConfig, precision: Literal["float64", "float32", "bfloat16"]) -> int:
+def activation_bytes(
+    config: ModelConfig, precision: Literal["float64", "float32", "bfloat16"], *, checkpointing: bool = False
+) -> int:
     """Bytes per token that a forward pass keeps for the backward pass, and the logits.
 
     With a bytes of an activation and b of what stays in float32 or better (norms, residual stream, logarithms), for
@@ -169,6 +261,8 @@ def activation_bytes(config: ModelConfig, precision: Literal["float64", "float32
     - SwiGLU keeps both halves, the activation and the product: 4ah; routing keeps each token's copies, 2akD;
     - a map with γᵃ keeps 2b of its output (`dp` b), and inputs that are scaled apart b of each;
     - logits over V tokens: a and 2b, the logarithm and its gradient, and b for the logits in float32.
+
+    With `checkpointing` every block keeps its input only, bD, beside all that the one at work has.
     """
     a, b = {"float64": (8, 8), "float32": (4, 4), "bfloat16": (2, 4)}[precision]
     width, query = config.width, config.query_heads * config.head_size
@@ -187,7 +281,9 @@ def activation_bytes(config: ModelConfig, precision: Literal["float64", "float32
     if config.mlp == "moe":
         mlp += 2 * a * config.routed_top_k * width
     norms = 4 if config.sandwich_norm else 2
-    return config.depth * (norms * norm + attention + mlp) + norm + logit_bytes(config, precision)
+    block = norms * norm + attention + mlp
+    blocks = config.depth * b * width + block if checkpointing else config.depth * block
+    return blocks + norm + logit_bytes(config, precision)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,8 +32,8 @@ from model.moe import Watch
 from model.optimizer import DTYPES, Optimizer, make_optimizer
 from model.saving import Saver
 from model.schedule import multiplier
-from model.shape import model_shape
-from model.sharding import give_up_gathered, lay_out, make_layout, reduce_across_copies
+from model.shape import MEMORY_SHARE, choose_pass, model_shape, settled
+from model.sharding import give_up_gathered, lay_out, make_layout, reduce_across_copies, shard_processes
 from model.state import full_state, load_member, load_state, member_state
 from model.transformer import Transformer
 from model.trial import Trial, try_out
@@ -226,6 +226,9 @@ def train(
     alive: Callable[[int], None] = lambda _steps: None,
     ended: Callable[[int, Outcome], None] = lambda _member, _outcome: None,
     tried: Callable[[Trial], bool] | None = None,
+    memory: float = 0.0,
+    sharing: int = 1,
+    halved: int = 0,
 ) -> tuple[Outcome, ...]:
     """Train each member to its end, or until `should_stop`; resumes from the newest whole checkpoint.
 
@@ -248,6 +251,10 @@ def train(
         ended: Told of each member as it ends, on every rank.
         tried: Told how fast the stack is and how fast its members are alone, measured for some steps; it answers
             whether they are trained together, else they are one after another. None: together, nothing is measured.
+        memory: Bytes of this process, by which the size of its passes is chosen (`model.shape.choose_pass`); 0 takes
+            what its device has. Every rank goes by what rank 0 knows.
+        sharing: Processes that are at work on that device at a time.
+        halved: How often memory ran out in earlier attempts.
 
     Returns:
         The outcome of each member, the same on every rank.
@@ -264,6 +271,11 @@ def train(
         raise ValueError("each member needs a folder of its own for its checkpoints")
     with _torch_settings(execution):
         caller = _Caller(observer=observer, should_stop=should_stop, may_write=may_write, alive=alive, ended=ended)
+        world = join(execution.device)
+        if len(members) > 1 and world.size > 1:
+            raise ValueError("a stack is trained by one process; train these runs one by one")
+        memory = memory or world.memory / sharing
+        execution = _sized(members[0].config, execution, caller, memory=memory, halved=halved)
         outcomes: dict[int, Outcome] = {}
         for some, step in _together(dict(enumerate(members)), execution, caller, tried):
             if outcomes and should_stop():
@@ -273,6 +285,28 @@ def train(
             else:
                 outcomes |= _train(some, execution, caller, up_to=step)
     return tuple(outcomes[number] for number in range(len(members)))
+
+
+def _sized(config: TrainConfig, execution: Execution, caller: _Caller, *, memory: float, halved: int) -> Execution:
+    """The execution with the size of a pass and whether activations are kept, the same on every rank."""
+    world = join(execution.device)
+    chosen = choose_pass(
+        config,
+        execution,
+        processes=world.size,
+        budget=MEMORY_SHARE * float(from_lead(repr(memory), world)),
+        shard_processes=shard_processes(execution, world),
+        halved=halved,
+    )
+    share = -(-config.batch_sequences // world.size)
+    by_itself = execution.micro_batch == 0 and chosen.sequences < share
+    by_itself |= execution.activation_checkpointing == "auto" and chosen.checkpointing
+    if world.leads and (by_itself or halved):
+        why = f"after memory ran out ({halved} ×)" if halved else "to fit into memory"
+        again = ", computing activations again for the backward pass" if chosen.checkpointing else ""
+        gib = f"{chosen.memory / 2**30:.1f} GiB by estimate"
+        caller.note(0, f"micro-batch {chosen.sequences} of {share} sequences {why}{again}: {gib}")
+    return settled(execution, chosen)
 
 
 def _not_begun(member: Member, execution: Execution) -> Outcome:
@@ -305,8 +339,6 @@ def _together(
     if len(members) == 1:
         yield members, None
         return
-    if join(execution.device).size > 1:
-        raise ValueError("a stack is trained by one process; train these runs one by one")
     steps = {number: newest_checkpoint(member.checkpoints, member.config).step for number, member in members.items()}
     common = min(steps.values())
     by_step: dict[int, dict[int, Member]] = {}
@@ -489,7 +521,13 @@ def _prepare(members: Sequence[TrainConfig], execution: Execution) -> _Run:
         evaluation_sequences=config.evaluation.sequences,
     )
     seeds = [one.seed.init for one in members] if together else config.seed.init
-    model = Transformer(config.model, config.rates, seed=seeds, dtype=DTYPES[config.precision])
+    model = Transformer(
+        config.model,
+        config.rates,
+        seed=seeds,
+        dtype=DTYPES[config.precision],
+        checkpointing=execution.activation_checkpointing == "on",
+    )
     layout = make_layout(execution, world)
     lay_out(model, layout)
     return _Run(

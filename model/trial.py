@@ -12,6 +12,7 @@ from model.data import open_data, stacked
 from model.distributed import join
 from model.optimizer import DTYPES, make_optimizer
 from model.schedule import multiplier
+from model.shape import MEMORY_SHARE, choose_pass, settled
 from model.transformer import Transformer
 
 WARM_UP = 2
@@ -73,10 +74,14 @@ class Timed:
 def time_steps(train: TrainConfig, execution: Execution, *, steps: int, limit_s: float) -> Timed:
     """Time so many steps of a run on one process; after `limit_s` no further one is begun, if three have been timed.
 
+    The size of its passes is what the device holds.
+
     Raises:
         ValueError: No such device, or data that cannot be read.
     """
     world, threads = join(execution.device, {}), torch.get_num_threads()
+    chosen = choose_pass(train, execution, processes=1, budget=MEMORY_SHARE * world.memory)
+    execution = settled(execution, chosen)
     torch.set_num_threads(execution.threads)
     try:
         step, times = stepper(train, execution), []
@@ -100,7 +105,10 @@ def stepper(train: TrainConfig | Sequence[TrainConfig], execution: Execution) ->
     members = (train,) if isinstance(train, TrainConfig) else tuple(train)
     config, device = members[0], join(execution.device).device
     seed = config.seed.init if isinstance(train, TrainConfig) else [member.seed.init for member in members]
-    model = Transformer(config.model, config.rates, seed=seed, dtype=DTYPES[config.precision]).to(device)
+    checkpointing = execution.activation_checkpointing == "on"
+    model = Transformer(
+        config.model, config.rates, seed=seed, dtype=DTYPES[config.precision], checkpointing=checkpointing
+    ).to(device)
     optimizer = make_optimizer(model, train, triton=execution.triton)
     data = stacked([open_data(member.data, member.model, member.seed.data) for member in members])
     size = execution.micro_batch or config.batch_sequences

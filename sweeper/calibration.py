@@ -50,6 +50,7 @@ def step_key(train: TrainConfig, execution: Execution) -> str:
         train.precision,
         train.batch_tokens,
         execution.micro_batch,
+        execution.activation_checkpointing,
         execution.threads,
         execution.triton,
     )

@@ -1,15 +1,18 @@
 """Why a run stands where it does: one sentence for people, and the last lines of what went wrong; pure."""
 
+import math
 import time
 from dataclasses import dataclass
 
 from model.config import Execution
+from model.shape import MEMORY_SHARE, choose_pass
 from sweeper.logs import SilentJob
 from sweeper.overview import Holding, Look, Row
+from sweeper.plan import shards
 from sweeper.records import Attempt, JobFile
-from sweeper.retries import halvings, smaller_micro_batch
+from sweeper.retries import halvings
 from sweeper.slurm import HELD_REASON
-from sweeper.spec import RunSpec
+from sweeper.spec import Cluster, RunSpec
 from sweeper.status import STARTABLE, State
 from sweeper.supervisor import TAIL_LINES
 
@@ -177,17 +180,26 @@ def _smaller(spec: RunSpec, look: Look, last: Attempt) -> str:
     if last.end is None or last.end.cause != "memory" or spec.trainer.kind != "builtin":
         return ""
     job = look.jobs.get(last.job)
-    execution, processes = _execution(job[0] if job else None, look)
+    execution, processes, cluster = _execution(job[0] if job else None, look)
     share = -(-spec.train.batch_sequences // processes)
     halved = halvings([(attempt, None) for attempt in look.evidence[spec.run_id].attempts])
-    size = smaller_micro_batch(execution.micro_batch if execution else 0, share, halved)
-    return f"its next attempt takes {size} of {share} sequences at a time"
+    next_pass = choose_pass(
+        spec.train,
+        execution,
+        processes=processes,
+        budget=MEMORY_SHARE * 2**30 * cluster.memory_gib if cluster else math.inf,  # a machine's own is not known here
+        shard_processes=shards(execution, processes, cluster) if cluster else 0,
+        halved=halved,
+    )
+    return f"its next attempt takes {next_pass.sequences} of {share} sequences at a time"
 
 
-def _execution(job: JobFile | None, look: Look) -> tuple[Execution | None, int]:
+def _execution(job: JobFile | None, look: Look) -> tuple[Execution, int, Cluster | None]:
     if job is not None:
-        return job.execution, job.processes
-    return (look.launch.execution, max(1, look.launch.cluster.processes)) if look.launch else (None, 1)
+        return job.execution, job.processes, job.cluster
+    if look.launch is None:
+        return Execution(), 1, None
+    return look.launch.execution, max(1, look.launch.cluster.processes), look.launch.cluster
 
 
 def _so_far(row: Row) -> str:

@@ -14,10 +14,12 @@ from typing import Any, Literal
 
 from model.config import AUX_TOKENS, DataConfig
 from model.corpus import check_corpus, is_on_hub, read_corpus
-from sweeper.calibration import read_calibration
+from model.devices import machine_memory
+from model.shape import MEMORY_SHARE
+from sweeper.calibration import fits, read_calibration
 from sweeper.errors import ConfigError, DataError, LaunchError
 from sweeper.loads import Load, loads
-from sweeper.plan import MEMORY_SHARE, Plan, PlannedRun, Speeds, make_plan, plan_json
+from sweeper.plan import Plan, PlannedRun, Speeds, make_plan, plan_json
 from sweeper.records import (
     Beat,
     Evidence,
@@ -98,10 +100,16 @@ class LaunchResult:
 
 
 def plan_sweep(sweep: Sweep, specs: Sequence[RunSpec], folder: SweepFolder) -> Plan:
-    """The plan of a sweep as the disk, this machine and SLURM show it now."""
+    """The plan of a sweep as the disk, this machine and SLURM show it now.
+
+    On cores of this machine each run may take the whole memory: how many are trained at a time follows from it.
+    """
     evidence = read_evidence(folder, [spec.run_id for spec in specs], ask_about(folder))
     cluster, execution = sweep.cluster, sweep.execution
     at_once = cluster.parallel or local.cores() if cluster.scheduler == "local" else 0
+    if cluster.scheduler == "local" and fits("cpu", cluster):
+        has_gib = machine_memory() / local.GIB / cluster.processes
+        cluster = replace(cluster, gpu=replace(cluster.gpu, memory_gib=has_gib))
     return make_plan(
         sweep.name,
         specs,
@@ -321,6 +329,8 @@ class _Following:
     planned: dict[str, PlannedRun] = field(init=False)
     waiting: deque[Load] = field(init=False)
     free: list[local.Slot] = field(init=False)
+    per_gpu: int = field(init=False)
+    """Jobs that share a GPU; 1 where there is none."""
     active: dict[str, _Active] = field(init=False, default_factory=dict)
     """By job id."""
     ended: dict[str, State] = field(init=False)
@@ -336,6 +346,7 @@ class _Following:
         cluster, execution = self.sweep.cluster, self.sweep.execution
         slots = local.slots(cluster, execution, memory_gib)
         self.free = list(reversed(slots))
+        self.per_gpu = math.ceil(len(slots) / len(set(slots))) if any(slots) else 1
         for job, (file, owner) in local_jobs(self.folder).items():
             self._adopt(job, owner, file.runs, file.processes, file.gpus, stacked=bool(file.together))
         for run_id, run in self.planned.items():
@@ -355,7 +366,7 @@ class _Following:
         if cluster.processes > 1:
             return [Load(runs=(spec,)) for spec in runs]
         gpu = any(slots)
-        per_slot = math.ceil(len(slots) / len(set(slots))) if gpu else len(slots)
+        per_slot = self.per_gpu if gpu else len(slots)
         room_gib = cluster.gpu.memory_gib * MEMORY_SHARE if gpu else local.free_memory() / local.GIB
         seconds = {spec.run_id: 3600 * self.planned[spec.run_id].gpu_hours for spec in runs}
         return loads(
@@ -472,6 +483,7 @@ class _Following:
             heartbeat_s=HEARTBEAT_S,
             execution=self.sweep.execution,
             gpus=slot,
+            sharing=self.per_gpu,
             time=time.time(),
         )
         path = write_job(self.folder, job).resolve()

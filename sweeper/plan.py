@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 from model.config import Execution, ModelConfig, TrainConfig
-from model.shape import CheckpointBytes, checkpoint_bytes, memory_bytes, model_shape
+from model.shape import MEMORY_SHARE, CheckpointBytes, Pass, checkpoint_bytes, choose_pass, model_shape
 from sweeper.calibration import step_key
 from sweeper.errors import ConfigError
 from sweeper.loads import Load, loads
@@ -43,6 +43,12 @@ class PlannedRun:
     """Training FLOPs that are really spent (causal attention, no embedding lookup); prices and MFU use it."""
     memory_gib: float
     """Estimate for one process."""
+    micro_batch: int
+    """Sequences of one of its passes."""
+    passes: int
+    """Forward and backward passes of a process in a step."""
+    checkpointing: bool
+    """Whether activations are computed again for the backward pass, to fit into memory or because that is asked for."""
     gpu_hours: float
     """Device-hours at the throughput of the cluster profile, or as calibrated."""
     calibrated: bool
@@ -120,14 +126,12 @@ Speeds = Mapping[tuple[int, int], float]
 
 STARTUP_MIN = 10
 """Beside the training itself: start of the processes, validation, checkpoints; minutes."""
-LOOK_AHEAD = 4 / 3
-"""Time of a step that makes a second forward pass: forward and backward take three."""
+FORWARD = 1 / 3
+"""Of the time of a step, its forward passes: what a second one costs."""
 SAFETY = 1.5
 """A time limit over the estimate of measured runs."""
 LIMIT_SHARE = 0.75
 """Of the profile's time limit that what is planned for one job fills."""
-MEMORY_SHARE = 0.92
-"""Of a device's memory that a plan fills: the rest is the CUDA context, NCCL's buffers and fragmentation."""
 
 
 def make_plan(
@@ -144,7 +148,8 @@ def make_plan(
     """Price every run, choose its devices, and make jobs of those that have no result and that nobody works on.
 
     The longest come first. On SLURM a run takes as few devices as its memory and the time limit need, unless
-    `cluster.processes` says how many; where nodes are given whole, small runs share one.
+    `cluster.processes` says how many; where nodes are given whole, small runs share one. Smaller passes cost nothing
+    and come before more devices; computing activations twice costs a third and comes after them.
 
     Args:
         speeds: What finished runs of the sweep measured; they shorten the time limit.
@@ -225,7 +230,7 @@ def _loads(
         execution,
         longest_s=min(sum(seconds.values()) / at_once, LIMIT_SHARE * 60 * cluster.slurm.time_min),
         gpu=cluster.slurm.gpus_per_node > 0,
-        budget_gib=cluster.gpu.memory_gib * MEMORY_SHARE,
+        budget_gib=_budget(cluster) / GIB,
         memory_gib={run.run_id: run.memory_gib for _, run in pairs},
     )
 
@@ -256,8 +261,10 @@ def _planned(
     if calibrated_speed:
         device_s = train.tokens / calibrated_speed
     processes = cluster.processes or (_processes(spec, device_s, cluster, execution) if described else 1)
-    if train.looks_ahead(train.batch_sequences // processes, execution.micro_batch):
-        device_s *= LOOK_AHEAD
+    chosen = _pass(spec, processes, execution, cluster)
+    looks_ahead = train.looks_ahead(train.batch_sequences // processes, chosen.sequences)
+    # Calibrated steps compute again what they did not keep.
+    device_s *= 1 + FORWARD * (looks_ahead + (chosen.checkpointing and not calibrated_speed))
     per_node = cluster.slurm.processes_per_node if cluster.scheduler == "slurm" else processes
     measured = speeds.get((shape.params_total, processes))
     if measured is None and calibrated_speed:
@@ -276,7 +283,10 @@ def _planned(
         lr_peak=spec.lr_peak,
         flops=float(shape.flops_per_token) * train.tokens * described,
         flops_causal=flops_causal,
-        memory_gib=_memory_gib(spec, processes, execution, cluster) * described,
+        memory_gib=chosen.memory / GIB * described,
+        micro_batch=chosen.sequences,
+        passes=-(-train.batch_sequences // (processes * chosen.sequences)),
+        checkpointing=chosen.checkpointing,
         gpu_hours=device_s / 3600,
         calibrated=calibrated_speed is not None,
         processes=processes,
@@ -307,17 +317,27 @@ def _checkpoints(
     return checkpoint_bytes(of.train, keep_final=execution.checkpoint.keep_final)
 
 
-def _memory_gib(spec: RunSpec, processes: int, execution: Execution, cluster: Cluster) -> float:
-    """Of one process; within a node share those of `hsdp` one copy of the model."""
-    shard_processes = execution.shard_processes or min(processes, cluster.slurm.processes_per_node)
-    needed = memory_bytes(
+def _pass(spec: RunSpec, processes: int, execution: Execution, cluster: Cluster) -> Pass:
+    if spec.trainer.kind == "command":  # it does as it likes: what is known is the estimate of its whole share
+        whole = execution.micro_batch or spec.train.batch_sequences
+        execution = replace(execution, micro_batch=whole, activation_checkpointing="off")
+    return choose_pass(
         spec.train,
-        micro_batch=execution.micro_batch,
+        execution,
         processes=processes,
-        layout=execution.layout,
-        shard_processes=shard_processes,
+        budget=_budget(cluster),
+        shard_processes=shards(execution, processes, cluster),
     )
-    return needed / GIB
+
+
+def _budget(cluster: Cluster) -> float:
+    """Bytes that a process may fill."""
+    return MEMORY_SHARE * GIB * cluster.memory_gib
+
+
+def shards(execution: Execution, processes: int, cluster: Cluster) -> int:
+    """Processes that share one copy of the model: those of `hsdp` do within a node."""
+    return execution.shard_processes or min(processes, cluster.slurm.processes_per_node)
 
 
 def _time_min(estimate_s: float | None, cluster: Cluster) -> int:
@@ -332,6 +352,8 @@ def _time_min(estimate_s: float | None, cluster: Cluster) -> int:
 def _processes(spec: RunSpec, device_s: float, cluster: Cluster, execution: Execution) -> int:
     """The fewest devices that hold a run and end it within `LIMIT_SHARE` of the time limit; at most all there are.
 
+    Those that hold it without computing activations twice come first, unless that is asked for.
+
     Raises:
         ConfigError: Its memory fits no number of devices that divides the batch.
     """
@@ -339,14 +361,16 @@ def _processes(spec: RunSpec, device_s: float, cluster: Cluster, execution: Exec
     within = [p for p in range(1, per_node + 1) if per_node % p == 0]
     whole = [per_node * nodes for nodes in range(2, cluster.slurm.nodes + 1)]
     sizes = [p for p in within + whole if sequences % p == 0]
-    limit_gib = cluster.gpu.memory_gib * MEMORY_SHARE
-    fitting = [p for p in sizes if _memory_gib(spec, p, execution, cluster) <= limit_gib]
+    passes = {p: _pass(spec, p, execution, cluster) for p in sizes}
+    holding = [p for p in sizes if passes[p].memory <= _budget(cluster)]
+    fitting = [p for p in holding if not passes[p].checkpointing] or holding
     if not fitting:
-        least = min(_memory_gib(spec, p, execution, cluster) for p in sizes)
+        least = min(one.memory for one in passes.values()) / GIB
+        smaller = "a smaller execution.micro_batch or 0, " if execution.micro_batch else ""
         raise ConfigError(
             f"run {spec.run_id} ({', '.join(f'{name}={value}' for name, value in spec.axes)}) needs {least:.1f} GiB "
-            f"per process but a {cluster.gpu.name} has {cluster.gpu.memory_gib:g}; set execution.layout=fsdp, a "
-            "smaller execution.micro_batch, more cluster.slurm.nodes, or cluster.processes yourself"
+            f"per process but a {cluster.gpu.name} has {cluster.memory_gib:g}; set execution.layout=fsdp, {smaller}"
+            "more cluster.slurm.nodes, or cluster.processes yourself"
         )
     quick = [p for p in fitting if device_s / p <= LIMIT_SHARE * 60 * cluster.slurm.time_min]
     return quick[0] if quick else fitting[-1]

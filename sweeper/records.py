@@ -241,6 +241,8 @@ class JobFile:
     """Whether its launcher may add runs while it works: it waits a moment for them before it ends."""
     gpus: tuple[str, ...] | None = None
     """GPUs that the job may use, as CUDA_VISIBLE_DEVICES names them; None leaves the scheduler's choice."""
+    sharing: int = 1
+    """Jobs of this machine that use one of its GPUs at a time, each its part of the memory."""
     cluster: Cluster | None = None
     """The profile that its SLURM jobs were made from; None for a job of this machine."""
     nodes: int = 1

@@ -100,12 +100,3 @@ def halvings(tried: Tried) -> int:
 def can_halve(tried: Tried) -> bool:
     """Whether a smaller micro-batch may still help."""
     return sum(a.end is not None and a.end.cause == "memory" for a, _ in tried) < MOST_HALVINGS
-
-
-def smaller_micro_batch(micro_batch: int, share: int, halved: int) -> int:
-    """The micro-batch after memory ran out `halved` times: of the share of a process, 0 for the whole.
-
-    >>> smaller_micro_batch(0, 12, 0), smaller_micro_batch(0, 12, 2), smaller_micro_batch(4, 12, 3)
-    (0, 3, 1)
-    """
-    return micro_batch if halved == 0 else max(1, (micro_batch or share) >> halved)

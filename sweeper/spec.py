@@ -165,6 +165,12 @@ class Cluster:
     """A run hangs when no step was made for this long and for 20 times the median step (slurm)."""
     slurm: Slurm = field(default_factory=Slurm)
 
+    @property
+    def memory_gib(self) -> float:
+        """Of one process: its GPU's, or what it gets of a node without GPUs."""
+        of_node = self.scheduler == "slurm" and self.slurm.gpus_per_node == 0 and self.slurm.mem_gib > 0
+        return self.slurm.mem_gib if of_node else self.gpu.memory_gib
+
     def __post_init__(self) -> None:
         positive("the cluster's", attempts=self.attempts, heartbeat_s=self.heartbeat_s, hang_s=self.hang_s)
         check(self.parallel >= 0, f"cluster.parallel must be 0 (as many as fit) or positive, got {self.parallel}")

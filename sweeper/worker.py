@@ -19,7 +19,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
-from model.config import Execution
 from model.shape import model_shape
 from sweeper.errors import DiskError
 from sweeper.records import (
@@ -46,7 +45,7 @@ from sweeper.records import (
     write_rank_end,
     write_record,
 )
-from sweeper.retries import halvings, smaller_micro_batch
+from sweeper.retries import halvings
 from sweeper.snapshot import read_snapshot, verify_snapshot
 from sweeper.spec import RunSpec, Value
 from sweeper.watchdog import STARTUP, Pace, Watchdog, silence_limit
@@ -341,11 +340,12 @@ def _train_ourselves(
     corpus.check_fingerprint(spec.train.data, spec.train.model.vocab)
     (outcome,) = train(
         [Member(config=spec.train, checkpoints=folder.run(spec.run_id) / "checkpoint")],
-        _execution(folder, job, spec),
+        job.execution,
         recorder,
         stop,
         may_write=lambda _member: not _taken_over(folder, spec.run_id, number),
         alive=recorder.alive,
+        **_memory(folder, job, spec),
     )
     return outcome
 
@@ -391,13 +391,14 @@ def _train_together(
 
         train(
             [Member(config=specs[r].train, checkpoints=folder.run(r) / "checkpoint") for r in ids],
-            _execution(folder, job, *specs.values()),
+            job.execution,
             recorder,
             stop,
             may_write=lambda member: not _taken_over(folder, ids[member], numbers[ids[member]]),
             alive=recorder.alive,
             ended=ended,
             tried=_pays if job.together == "auto" else None,
+            **_memory(folder, job, *specs.values()),
         )
         recorder.finish()
         for run_id, outcome in late.items():
@@ -422,15 +423,15 @@ def _pays(trial: Any) -> bool:
     return pays
 
 
-def _execution(folder: SweepFolder, job: JobFile, *specs: RunSpec) -> Execution:
-    """How to train, with a smaller micro-batch after attempts that lacked memory."""
+def _memory(folder: SweepFolder, job: JobFile, *specs: RunSpec) -> dict[str, Any]:
+    """What training is to know of memory: what a node without GPUs gives, else the device says; earlier lacks of it."""
     tried = ([(attempt, None) for attempt in counted_attempts(folder, spec.run_id)] for spec in specs)
-    halved = max(map(halvings, tried))
-    share = -(-specs[0].train.batch_sequences // job.processes)
-    size = smaller_micro_batch(job.execution.micro_batch, share, halved)
-    if halved:
-        log.info("memory ran out %d times: micro-batch %d of %d sequences", halved, size, share)
-    return replace(job.execution, micro_batch=size)
+    given = job.cluster is not None and job.cluster.slurm.gpus_per_node == 0
+    return {
+        "memory": job.profile.memory_gib * 2**30 if given else 0.0,
+        "sharing": job.sharing,
+        "halved": max(map(halvings, tried)),
+    }
 
 
 class _Recorder:

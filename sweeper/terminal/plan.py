@@ -22,6 +22,7 @@ def print_plan(plan: Plan, title: str, notes: Sequence[str], rows: int) -> None:
     for name in [n for n in names if n != "lr"]:
         made.add_column(name, justify="right")
     several = max((run.processes for run in plan.runs), default=1) > 1
+    parts = max((run.passes for run in plan.runs), default=1) > 1
     for label in (
         "lr",
         "lr peak",
@@ -30,13 +31,14 @@ def print_plan(plan: Plan, title: str, notes: Sequence[str], rows: int) -> None:
         "steps",
         "FLOPs",
         "GiB",
+        *(("passes",) if parts else ()),
         *(("devices",) if several else ()),
         "time",
     ):
         if label.replace(" ", "_") not in names or label == "lr":
             made.add_column(label, justify="right")
     for run in shown:
-        made.add_row(*_plan_cells(run, arms, names, several))
+        made.add_row(*_plan_cells(run, arms, names, several, parts))
     show(made)
     if len(shown) < len(plan.runs):
         console.print(f"… and {len(plan.runs) - len(shown)} more runs (--rows 0 shows all)", style="dim")
@@ -48,6 +50,11 @@ def print_plan(plan: Plan, title: str, notes: Sequence[str], rows: int) -> None:
         f"{'cost not known (no model is described)' if totals.flops == 0 else priced}",
         soft_wrap=True,
     )
+    if parts:
+        console.print("passes: of a step on one device × sequences of each", soft_wrap=True)
+    if twice := sum(run.checkpointing for run in plan.runs):
+        some = "" if twice == len(plan.runs) else f" of {twice} runs"
+        console.print(f"activations{some} are computed twice to save memory: a third more time", soft_wrap=True)
     if totals.disk_gib:
         console.print(f"checkpoints: at most {_size(totals.disk_gib)} on disk at a time", soft_wrap=True)
     if calibrated := sum(run.calibrated for run in plan.runs):
@@ -63,7 +70,7 @@ def print_plan(plan: Plan, title: str, notes: Sequence[str], rows: int) -> None:
         console.print(note, style="yellow", soft_wrap=True, markup=False)
 
 
-def _plan_cells(run: PlannedRun, arms: bool, names: list[str], several: bool) -> list[str]:
+def _plan_cells(run: PlannedRun, arms: bool, names: list[str], several: bool, parts: bool) -> list[str]:
     axes = dict(run.axes)
     style = STATE_STYLE[run.state]
     cells = [run.run_id[:8], f"[{style}]{run.state}[/]" if style else run.state]
@@ -77,6 +84,7 @@ def _plan_cells(run: PlannedRun, arms: bool, names: list[str], several: bool) ->
         "steps": str(run.steps),
         "FLOPs": scientific(run.flops),
         "GiB": f"{run.memory_gib:.2g}",
+        **({"passes": f"{run.passes} × {run.micro_batch}"} if parts else {}),
         **({"devices": f"{run.processes}" + (f" on {run.nodes}" if run.nodes > 1 else "")} if several else {}),
         "time": duration(run.gpu_hours * 3600 / run.processes),
     }

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 ROWS = (
-    "errors files laws expressions typed watchdog model.config model.parameters model.shape model.fusing",
+    "errors files laws expressions typed watchdog model.config model.parameters model.shape model.fusing model.devices",
     "spec columns slurm records status retries fits model.corpus snapshot",
     "config grid arguments plan calibration loads table suggestions series",
     "scheduler worker worker_entry supervisor command launch submission tend keeper sources merge doctor "
@@ -23,7 +23,7 @@ ROWS = (
 
 ROW = {name: row for row, names in enumerate(ROWS) for name in names.split()}
 
-LIGHT = ("model.config", "model.parameters", "model.shape", "model.corpus", "model.fusing")
+LIGHT = ("model.config", "model.parameters", "model.shape", "model.corpus", "model.devices", "model.fusing")
 """What a login node without torch imports of `model`."""
 
 ONLY_IN = {

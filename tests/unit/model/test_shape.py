@@ -1,12 +1,18 @@
+import weakref
 from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from kernels.primitives import cross_entropy
 from model.config import (
     DataConfig,
     EvaluationConfig,
+    Execution,
     ModelConfig,
     OptimizerConfig,
     Rates,
@@ -16,7 +22,7 @@ from model.config import (
 )
 from model.optimizer import make_optimizer
 from model.parameters import parameters
-from model.shape import activation_bytes, logit_bytes, memory_bytes, model_shape
+from model.shape import MIN_PASS_TOKENS, activation_bytes, choose_pass, logit_bytes, memory_bytes, model_shape
 from model.transformer import Transformer
 
 SMALL = {"width": 64, "depth": 2, "head_size": 16, "kv_heads": 2, "vocab": 256, "context": 64}
@@ -132,3 +138,112 @@ def test_a_model_on_many_processes_needs_little_more_than_its_blocks_and_activat
     # Each process still holds one row of every matrix: weight, gradient and at most two moments.
     rows = 4 * 4 * sum(p.size // p.shape[0] for p in table)
     assert blocks + forward < least <= blocks + forward + rows
+
+
+class LiveBytes(TorchDispatchMode):
+    """The most that tensors made under it take at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self.known = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage()._cdata not in self.known:
+                storage = tensor.untyped_storage()
+                self.known.add(storage._cdata)
+                weakref.finalize(storage, self._gone, storage._cdata, storage.nbytes())
+                self.now += storage.nbytes()
+        self.peak = max(self.peak, self.now)
+        return result
+
+    def _gone(self, key, size):
+        self.known.discard(key)
+        self.now -= size
+
+
+def peak_per_token(config, dtype, *, checkpointing, batch=32):
+    """Bytes that a forward and a backward pass take beside weights and their gradients, at most."""
+    model = Transformer(config, RATES, seed=1, dtype=dtype, checkpointing=checkpointing)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    tokens = torch.zeros(batch, config.context, dtype=torch.long)
+    with LiveBytes() as live:
+        torch.autograd.backward(cross_entropy(model(tokens), tokens))
+    return live.peak / tokens.numel()
+
+
+@pytest.mark.parametrize("changes", [{}, MIXTURE])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_checkpointing_takes_the_memory_of_one_block_and_of_the_inputs_of_all(changes, precision):
+    config = ModelConfig(**{**SMALL, "depth": 12, **changes})
+    for checkpointing in (False, True):
+        measured = peak_per_token(config, getattr(torch, precision), checkpointing=checkpointing)
+        estimate = activation_bytes(config, precision, checkpointing=checkpointing)
+        assert measured == pytest.approx(estimate, rel=0.25), checkpointing
+
+
+def chosen(run, budget, *, processes=1, halved=0, **execution):
+    found = choose_pass(run, Execution(**execution), processes=processes, budget=budget, halved=halved)
+    return found.sequences, found.checkpointing
+
+
+def needed(run, sequences, *, checkpointing=False, processes=1):
+    return memory_bytes(run, micro_batch=sequences, processes=processes, checkpointing=checkpointing)
+
+
+LONG = train(batch=16, context=2048, depth=8)
+"""Half the sequences of a sensible pass are two."""
+
+
+def test_a_pass_is_the_largest_half_quarter_or_eighth_of_the_share_that_memory_holds():
+    assert chosen(LONG, needed(LONG, 16)) == (16, False)
+    assert chosen(LONG, needed(LONG, 16) - 1) == (8, False)
+    assert chosen(LONG, needed(LONG, 4)) == (4, False)
+    assert chosen(LONG, needed(LONG, 4, processes=2), processes=2) == (4, False)
+    assert chosen(LONG, needed(LONG, 16, processes=2), processes=2) == (8, False)
+
+
+def test_activations_are_computed_twice_only_where_no_sensible_pass_fits():
+    assert 2 * LONG.model.context == MIN_PASS_TOKENS
+    assert chosen(LONG, needed(LONG, 2)) == (2, False)
+    sequences, checkpointing = chosen(LONG, needed(LONG, 2) - 1)
+    assert checkpointing
+    assert sequences > 2
+    assert chosen(LONG, needed(LONG, 16, checkpointing=True)) != (16, True)  # a pass that keeps them fits as well
+    assert chosen(LONG, needed(LONG, 2) - 1, activation_checkpointing="off") == (1, False)
+    assert chosen(LONG, 10**15, activation_checkpointing="on") == (16, True)
+
+
+def test_what_fits_in_no_way_takes_the_smallest_there_is():
+    assert chosen(LONG, 0) == (1, True)
+    assert chosen(LONG, 0, activation_checkpointing="off") == (1, False)
+
+
+def test_a_micro_batch_that_is_asked_for_is_kept():
+    assert chosen(LONG, 10**15, micro_batch=3) == (3, False)
+    assert chosen(LONG, needed(LONG, 3) - 1, micro_batch=3) == (3, True)
+    assert chosen(LONG, 10**15, micro_batch=99) == (16, False)
+
+
+def test_a_lack_of_memory_halves_what_was_in_use():
+    assert chosen(LONG, needed(LONG, 8), halved=1) == (4, False)
+    assert chosen(LONG, needed(LONG, 8), halved=3) == (1, True)
+    assert chosen(LONG, needed(LONG, 8), halved=3, activation_checkpointing="off") == (1, False)
+    assert chosen(LONG, 10**15, halved=2, micro_batch=12) == (3, False)
+    assert chosen(LONG, 10**15, halved=8) == (1, True)
+
+
+@given(share=st.integers(1, 100), budget=st.floats(0, 1e10), asked=st.sampled_from(["auto", "on", "off"]))
+def test_more_memory_never_means_smaller_passes_of_the_same_kind(share, budget, asked):
+    run = train(batch=share, context=2048)
+    less, more = (
+        choose_pass(run, Execution(activation_checkpointing=asked), processes=1, budget=b) for b in (budget, 2 * budget)
+    )
+    assert more.sequences >= less.sequences or less.checkpointing > more.checkpointing
+    assert 1 <= less.sequences <= share
+    assert less.memory <= budget or less == choose_pass(
+        run, Execution(activation_checkpointing=asked), processes=1, budget=0
+    )

@@ -20,6 +20,7 @@ import pytest
 import torch
 
 import model.saving
+import model.shape
 import model.train
 from model.checkpoint import delete_checkpoints
 from model.config import (
@@ -36,7 +37,7 @@ from model.config import (
 )
 from model.corpus import entropy_rate
 from model.parameters import parameters
-from model.shape import checkpoint_bytes, model_shape
+from model.shape import MEMORY_SHARE, checkpoint_bytes, memory_bytes, model_shape
 from model.train import TAKEN_OVER, Member, Outcome, train
 
 CHILD = Path(__file__).with_name("train_child.py")
@@ -564,6 +565,35 @@ def test_the_micro_batch_changes_nothing_beyond_rounding(tmp_path, micro_batch):
     _, rows = run(tmp_path, small())
     _, rows_of_parts = run(tmp_path, small(), micro_batch=micro_batch)
     assert losses(rows_of_parts) == pytest.approx(losses(rows), rel=1e-5)
+
+
+def sized(folder: Path, config: TrainConfig, *, memory: float, halved: int = 0) -> tuple[Recorder, Outcome]:
+    recorder = Recorder(NEVER)
+    member = Member(config=config, checkpoints=folder)
+    settings = Execution(device="cpu", log_every=1)
+    (outcome,) = train([member], settings, recorder, recorder.should_stop, memory=memory, halved=halved)
+    return recorder, outcome
+
+
+def test_passes_are_as_small_as_memory_wants_and_the_losses_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(model.shape, "MIN_PASS_TOKENS", 16)
+    config = small_in_float64(steps=6)
+    budget = memory_bytes(config, micro_batch=2, processes=1) / MEMORY_SHARE
+    whole, outcome = sized(tmp_path / "whole", config, memory=2**30)
+    parts, in_parts = sized(tmp_path / "parts", config, memory=budget + 1)
+    lacking, halved = sized(tmp_path / "halved", config, memory=budget + 1, halved=1)
+    assert whole.notes == []
+    assert parts.notes == ["micro-batch 2 of 8 sequences to fit into memory: 0.0 GiB by estimate"]
+    assert lacking.notes == ["micro-batch 1 of 8 sequences after memory ran out (1 ×): 0.0 GiB by estimate"]
+    assert in_parts.loss == pytest.approx(outcome.loss, rel=1e-8)
+    assert halved.loss == pytest.approx(outcome.loss, rel=1e-8)
+
+
+def test_a_run_that_fits_in_no_way_says_that_it_computes_activations_twice(tmp_path):
+    recorder, outcome = sized(tmp_path, small(steps=3), memory=1.0)
+    (note,) = recorder.notes
+    assert note.startswith("micro-batch 1 of 8 sequences to fit into memory, computing activations again for")
+    assert outcome.state == "done"
 
 
 def test_two_processes_train_as_one(tmp_path):

@@ -1,15 +1,17 @@
 import time
+from dataclasses import replace
 
 import pytest
 from builders import living_owner, run_record, run_spec
 
 from model.config import Execution
+from model.shape import MEMORY_SHARE, memory_bytes
 from sweeper.explanation import explain
 from sweeper.overview import Holding, Look, rows_of
 from sweeper.records import Attempt, Beat, End, Evidence, Held, JobFile, LaunchFile, Seat, Submitted
 from sweeper.retries import Verdict
 from sweeper.slurm import Queue, Task
-from sweeper.spec import Cluster
+from sweeper.spec import Cluster, Gpu
 
 SPEC = run_spec()
 RUN = SPEC.run_id
@@ -32,13 +34,13 @@ def attempt(end=None, number=1):
     return Attempt(number=number, owner=living_owner(), seat=Seat(job=JOB.job, node="n1", step="7.0"), end=end)
 
 
-def look(evidence, *, task=None, beat=None, held=None, verdict=None, launch=LAUNCH, answers=True):
+def look(evidence, *, task=None, beat=None, held=None, verdict=None, launch=LAUNCH, answers=True, job=JOB):
     queue = Queue(cluster="toy", answers=answers, error="" if answers else "it timed out", time=NOW)
     return Look(
         time=NOW,
         queue=queue,
         launch=launch,
-        jobs={JOB.job: (JOB, SENT)},
+        jobs={job.job: (job, SENT)},
         evidence={RUN: evidence},
         holding={RUN: Holding(job=JOB, submitted=SENT, index=0, task=task)} if task else {},
         beats={RUN: beat} if beat else {},
@@ -123,6 +125,14 @@ def test_a_failed_run_says_that_it_was_given_up_and_shows_the_traceback():
 def test_a_run_that_lacked_memory_says_the_next_micro_batch():
     end = End(state="error", reason="CUDA out of memory", cause="memory")
     assert "its next attempt takes 2 of 4 sequences at a time" in sentence(Evidence(attempts=(attempt(end),)))
+
+
+def test_the_next_micro_batch_is_half_of_what_fitted_by_estimate():
+    end = End(state="error", reason="CUDA out of memory", cause="memory")
+    needed = memory_bytes(SPEC.train, micro_batch=2, processes=2)
+    small = replace(JOB.profile, gpu=Gpu(memory_gib=(needed + 1) / MEMORY_SHARE / 2**30))
+    found = explained(Evidence(attempts=(attempt(end),)), job=replace(JOB, cluster=small))
+    assert "its next attempt takes 1 of 4 sequences at a time" in found.sentence
 
 
 def test_a_run_whose_node_failed_says_which():

@@ -5,7 +5,8 @@ import pytest
 from builders import run_spec
 
 from model.config import Execution
-from model.shape import model_shape
+from model.shape import MEMORY_SHARE, memory_bytes, model_shape
+from sweeper.errors import ConfigError
 from sweeper.plan import STARTUP_MIN, make_plan, plan_json
 from sweeper.spec import Cluster, Gpu, Slurm
 
@@ -113,3 +114,62 @@ def test_the_json_holds_every_axis_beside_the_price():
 
 def test_a_plan_of_nothing_costs_nothing():
     assert plan([]).totals.gpu_hours == 0
+
+
+LONG = run_spec(model=replace(run_spec().train.model, context=2048), batch_tokens=16 * 2048, tokens=160 * 2048)
+
+
+def holding(size, *, processes=1, checkpointing=False, **settings):
+    """A cluster of eight GPUs a node that hold passes of so many sequences and no more."""
+    needed = memory_bytes(LONG.train, micro_batch=size, processes=processes, checkpointing=checkpointing)
+    gpu = Gpu(name="toy", memory_gib=(needed + 1) / MEMORY_SHARE / 2**30, peak_flops=1e12, mfu=0.5)
+    return Cluster(scheduler="slurm", processes=0, gpu=gpu, slurm=Slurm(gpus_per_node=8), **settings)
+
+
+def planned(cluster, execution=Execution(), spec=LONG):  # noqa: B008 - frozen
+    (run,) = make_plan("tiny", [spec], {}, cluster, execution).runs
+    return run
+
+
+def test_a_run_takes_smaller_passes_rather_than_more_devices():
+    whole, parts = planned(holding(16)), planned(holding(4))
+    assert (whole.processes, whole.micro_batch, whole.passes) == (1, 16, 1)
+    assert (parts.processes, parts.micro_batch, parts.passes) == (1, 4, 4)
+    assert parts.memory_gib < whole.memory_gib
+    assert parts.gpu_hours == whole.gpu_hours
+
+
+def test_computing_activations_twice_costs_a_third_and_comes_after_more_devices():
+    deep = replace(LONG, train=replace(LONG.train, model=replace(LONG.train.model, depth=16)))
+    cluster = Cluster(processes=1, gpu=Gpu(name="toy", memory_gib=64.0, peak_flops=1e12, mfu=0.5))
+    kept, again = planned(cluster, spec=deep), planned(cluster, Execution(activation_checkpointing="on"), deep)
+    assert not kept.checkpointing
+    assert again.checkpointing
+    assert again.gpu_hours == pytest.approx(4 / 3 * kept.gpu_hours)
+    assert again.memory_gib < kept.memory_gib / 3
+
+    # Sharded, two devices hold a pass that one does not.
+    wide = replace(deep.train.model, width=512, head_size=64)
+    heavy = replace(deep, train=replace(deep.train, model=wide))
+    needed = memory_bytes(heavy.train, micro_batch=2, processes=2, layout="fsdp")
+    gpu = Gpu(name="toy", memory_gib=(needed + 1) / MEMORY_SHARE / 2**30, peak_flops=1e12, mfu=0.5)
+    slurm = Cluster(scheduler="slurm", processes=0, gpu=gpu, slurm=Slurm(gpus_per_node=2))
+    assert planned(replace(slurm, processes=1), Execution(layout="fsdp"), heavy).checkpointing
+    run = planned(slurm, Execution(layout="fsdp"), heavy)
+    assert (run.processes, run.micro_batch, run.checkpointing) == (2, 2, False)
+
+
+def test_a_run_that_fits_no_device_says_what_would_help():
+    tiny = Cluster(scheduler="slurm", processes=0, gpu=Gpu(name="toy", memory_gib=1e-6), slurm=Slurm(gpus_per_node=8))
+    with pytest.raises(
+        ConfigError, match=r"needs 0.0 GiB per process but a toy has 1e-06; set execution.layout=fsdp, m"
+    ):
+        planned(tiny)
+    with pytest.raises(ConfigError, match=r"a smaller execution.micro_batch or 0, more cluster.slurm.nodes"):
+        planned(tiny, Execution(micro_batch=2))
+
+
+def test_nodes_without_gpus_hold_what_slurm_gives_a_process():
+    given = replace(holding(16), slurm=Slurm(gpus_per_node=0, mem_gib=64.0))
+    assert given.memory_gib == 64.0
+    assert replace(given, scheduler="local", processes=1).memory_gib == given.gpu.memory_gib

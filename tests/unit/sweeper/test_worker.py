@@ -28,7 +28,7 @@ from sweeper.records import (
     write_end,
 )
 from sweeper.spec import Cluster, Slurm, Trainer
-from sweeper.worker import Place, _Recorder, _take_place
+from sweeper.worker import Place, _memory, _Recorder, _take_place
 
 STEP = {
     "SLURM_PROCID": "0",
@@ -284,3 +284,16 @@ def test_a_command_began_where_its_first_step_says_and_our_own_trainer_where_it_
     assert (command.first_step, command.step) == (20, 22)
     ours = beats_of(tmp_path / "ours", (20, 21, 22), by_command=False)
     assert (ours.first_step, ours.step) == (20, 22)
+
+
+def test_a_worker_tells_training_what_slurm_gives_a_process_and_how_often_that_was_too_little(folder):
+    spec = run_spec()
+    for _ in range(2):
+        number = claim_attempt(folder, spec.run_id, Seat(job="j"))
+        write_end(folder, spec.run_id, number, End(state="error", cause="memory", reason="out of memory"))
+    local = JobFile(job="j", tasks=(), code="c", processes=1, heartbeat_s=1.0, execution=Execution(), sharing=3)
+    gpus = replace(local, sharing=1, cluster=Cluster(scheduler="slurm", slurm=Slurm(gpus_per_node=4, mem_gib=2.0)))
+    cores = replace(gpus, cluster=Cluster(scheduler="slurm", slurm=Slurm(gpus_per_node=0, mem_gib=2.0)))
+    assert _memory(folder, local, spec) == {"memory": 0.0, "sharing": 3, "halved": 2}
+    assert _memory(folder, gpus, spec) == {"memory": 0.0, "sharing": 1, "halved": 2}
+    assert _memory(folder, cores, spec) == {"memory": 2.0 * 2**30, "sharing": 1, "halved": 2}
