@@ -442,6 +442,8 @@ class Execution:
     activation_checkpointing: Literal["auto", "on", "off"] = "auto"
     """Whether blocks keep nothing but their input for the backward pass and are computed again there, a third more
     work; `auto` only where memory holds no pass of a sensible size without."""
+    compile: Literal["auto", "on", "off"] = "off"
+    """Whether blocks are compiled (`model.compiling`); `auto` measures it where enough of a run is left to repay it."""
     layout: Literal["ddp", "fsdp", "hsdp"] = "ddp"
     """What several processes of a run hold: whole copies; shards of everything; or shards within each node and copies
     across nodes."""

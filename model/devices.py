@@ -1,7 +1,9 @@
 """What devices can do and hold: dense bfloat16 peaks of GPUs by the names that torch gives them, memory; no torch."""
 
 import os
+import shutil
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 PEAKS = (
@@ -30,3 +32,16 @@ def machine_memory(group: Path = Path("/sys/fs/cgroup")) -> int:
     with suppress(OSError, ValueError):  # no container, or `max`
         return min(has, int((group / "memory.max").read_text()))
     return has
+
+
+def why_not_compiled(kind: str) -> str:
+    """What `torch.compile` lacks on this machine for `cpu` or `cuda`; empty where it lacks nothing."""
+    if kind == "cuda":
+        if find_spec("triton") is None:
+            return "compiling for a GPU needs triton, which is not installed here"
+        name, words = os.environ.get("CC", ""), ("cc", "gcc", "clang")
+        if not any(shutil.which(word) for word in ((name,) if name else words)):
+            return f"triton needs a C compiler, and there is no {name or 'gcc'} here"
+        return ""
+    name = os.environ.get("CXX", "g++")
+    return "" if shutil.which(name) else f"compiling for a CPU needs a C++ compiler, and there is no {name} here"

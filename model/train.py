@@ -20,10 +20,11 @@ from torch import Tensor
 
 from model import stability
 from model.checkpoint import Found, newest_checkpoint, read_checkpoint
+from model.compiling import as_written, compile_blocks, leave_as_written
 from model.config import Execution, TrainConfig
 from model.corpus import check_corpus
 from model.data import Data, StackedData, open_data, stacked
-from model.devices import peak_flops
+from model.devices import peak_flops, why_not_compiled
 from model.distributed import World, average_gradients, exchanging, from_lead, join, share, sum_over_ranks
 from model.divergence import Divergence, watch
 from model.faults import fault
@@ -36,7 +37,7 @@ from model.shape import MEMORY_SHARE, choose_pass, model_shape, settled
 from model.sharding import give_up_gathered, lay_out, make_layout, reduce_across_copies, shard_processes
 from model.state import full_state, load_member, load_state, member_state
 from model.transformer import Transformer
-from model.trial import Trial, try_out
+from model.trial import Trial, compare, try_out
 
 TAIL_SHARE = 0.05
 """`train_loss` is the mean over this last share of the steps."""
@@ -46,6 +47,12 @@ LOOK_S = 2.0
 """Steps that take longer than this together are looked at sooner: who stops a run waits for it."""
 SPEED_LOOKS = 20
 """Looks over which the displayed tokens/s is averaged."""
+COMPILE_AFTER = 8
+"""Steps after which `execution.compile=auto` knows what a step takes."""
+COMPILE_FROM_S = 1800.0
+"""Seconds of steps that must be left then: compiling takes 25 to 70 s on a CPU (measured), 4 % at most."""
+COMPILE_GAIN = 1.03
+"""What a compiled pass must gain to be kept: less is lost in the noise of a few passes."""
 TAKEN_OVER = "another attempt took over"
 """Why a run stops that may not write any more."""
 
@@ -100,7 +107,8 @@ class Observer(Protocol):
         """A sign of life, at every look and every batch of a validation."""
 
     def note(self, member: int, text: str) -> None:
-        """A sentence about trouble that training outlives: a checkpoint that is damaged, late or cannot be written."""
+        """A sentence for the log: how a run is carried out by memory or measurement, or trouble that training
+        outlives, a checkpoint that is damaged, late or cannot be written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +123,8 @@ class Progress:
     wall_time_s: float = 0.0
     stepping_s: float = 0.0
     """Time spent in steps."""
+    compiled: bool = False
+    """Whether `execution.compile=auto` found that compiled blocks gain: a run that resumes computes as before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -394,6 +404,8 @@ def _train(
     """Train one run or one stack, from its last checkpoint or the one that all its members have."""
     started = time.monotonic()
     run = _prepare([member.config for member in members.values()], execution)
+    if execution.compile == "on":
+        compile_blocks(run.model, execution)
     with ExitStack() as savers:
         courses = []
         for place, (number, member) in enumerate(members.items()):
@@ -425,6 +437,9 @@ def _train_on(run: _Run, courses: list[_Course], caller: _Caller, *, started: fl
     if leads:
         for course in courses:
             caller.observer.progress(course.number, begun, config.steps, speed)
+    if _may_be_compiled(run) and courses[0].progress.compiled:
+        _compiled_before(run, courses[0], caller)
+    undecided = _may_be_compiled(run) and begun < COMPILE_AFTER
     looked = time.monotonic()
     look_at = begun + 1  # nothing is known yet of how long a step takes
     for step in range(begun, config.steps):
@@ -461,10 +476,72 @@ def _train_on(run: _Run, courses: list[_Course], caller: _Caller, *, started: fl
                 caller.ended(course.number, outcome)
         if not left:
             return outcomes
+        if undecided and step + 1 >= COMPILE_AFTER:
+            undecided = False
+            if (config.steps - step - 1) * look.step_s >= COMPILE_FROM_S:
+                course = courses[0]
+                course.progress = replace(course.progress, compiled=_try_compiled(run, course, caller, step))
         if len(left) < len(courses):
             run, courses = _narrowed(run, courses, left), [courses[place] for place in left]
         looked = time.monotonic()
     raise AssertionError("the last step validates and returns")
+
+
+def _may_be_compiled(run: _Run) -> bool:
+    """Whether `auto` may: where shards are exchanged within passes, ranks that disagree would wait for ever."""
+    return run.execution.compile == "auto" and not run.stacked and run.optimizer.layout.shards == 1
+
+
+def _compiled_before(run: _Run, course: _Course, caller: _Caller) -> None:
+    """Go on with compiled blocks where they were chosen before."""
+    if why := why_not_compiled(run.world.device.type):
+        if run.world.leads:
+            caller.note(course.number, f"its blocks are not compiled any more: {why}")
+        return
+    compile_blocks(run.model, run.execution)
+
+
+def _try_compiled(run: _Run, course: _Course, caller: _Caller, step: int) -> bool:
+    """Compile the blocks if passes are faster so, as rank 0 measures; the same on every rank."""
+    config, rows = run.config, next(_micro_batches(run.rows, run.execution.micro_batch))
+    inputs_BT, targets_BT = run.data.batch(step, config.batch_sequences, rows.start, rows.stop)
+    inputs_BT, targets_BT = inputs_BT.to(run.world.device), targets_BT.to(run.world.device)
+    load = _load(run, step)
+
+    def compiled() -> None:
+        mean, _ = _passed(run, inputs_BT, targets_BT, rows, load)
+        torch.autograd.backward(mean.sum())
+        run.optimizer.zero_grad()
+        caller.alive(step + 1)
+
+    def written() -> None:
+        with as_written(run.model):
+            compiled()
+
+    began, why, times = time.monotonic(), "", (0.0, 0.0)
+    try:
+        compile_blocks(run.model, run.execution)
+        times = compare(written, compiled, run.world.device)
+    except Exception as error:  # whatever a compiler may fail of: training goes on without it
+        why = str(error).partition("\n")[0] or type(error).__name__
+        run.optimizer.zero_grad()
+    failed, written_s, compiled_s = sum_over_ranks(
+        [float(bool(why)), *(times if run.world.leads else (0.0, 0.0))], run.world
+    )
+    gains = not failed and written_s >= COMPILE_GAIN * compiled_s
+    if not gains:
+        leave_as_written(run.model)
+    if run.world.leads:
+        took_s = time.monotonic() - began
+        found = (
+            f"a pass takes {1e3 * written_s:.4g} ms as written, {1e3 * compiled_s:.4g} ms compiled"
+            if not failed
+            else f"they cannot be ({why or 'on another rank'})"
+        )
+        caller.note(
+            course.number, f"blocks are {'' if gains else 'not '}compiled: {found}; to find out took {took_s:.0f} s"
+        )
+    return gains
 
 
 def _outcome_at(
@@ -568,6 +645,7 @@ def _resume(run: _Run, place: int, member: Member, newest: Path | None) -> Progr
         recent=tuple(progress["recent"]),
         wall_time_s=progress["wall_time_s"],
         stepping_s=progress["stepping_s"],
+        compiled=progress.get("compiled", False),
     )
 
 

@@ -5,7 +5,7 @@ stream too; branches and matrix products are computed in `dtype`.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast, overload
 
 import torch
@@ -20,6 +20,9 @@ from model.moe import Mixture, Watch
 from model.norm import RmsNorm
 from model.parameters import Parameter, parameters
 
+Once = Callable[[Tensor, Tensor, Tensor, Watch | None], tuple[Tensor, dict[str, Tensor]]]
+"""A block's computation, as `Block.once`."""
+
 
 class Block(nn.Module):
     """x ← x + m · attention(norm x), then x ← x + m · mlp(norm x), with the residual multiplier m.
@@ -27,7 +30,8 @@ class Block(nn.Module):
     A sandwich has a norm on what either branch gives, before m.
 
     With `checkpointing` a pass that gradients are taken of keeps nothing but x, and the backward pass computes the rest
-    again (Chen et al. 2016, arXiv:1604.06174): the same numbers, bit for bit.
+    again (Chen et al. 2016, arXiv:1604.06174): the same numbers, bit for bit. Such a pass takes what `model.compiling`
+    has `compiled`, if anything.
     """
 
     def __init__(
@@ -43,6 +47,7 @@ class Block(nn.Module):
         super().__init__()
         prefix = f"blocks.{layer}"
         self.checkpointing = checkpointing
+        self.compiled: Once | None = None
         self.residual_multiplier = residual_multiplier
         # Branches that scale their inputs apart take them as they were computed.
         normed = None if config.vectors.hetero else dtype
@@ -67,15 +72,19 @@ class Block(nn.Module):
         What is seen is returned, not kept aside: a sharded block must know every tensor that a backward pass starts
         from.
         """
-        if not (self.checkpointing and torch.is_grad_enabled()):
-            return self._pass(x_BTD, cos_TK, sin_TK, watch)
+        if not torch.is_grad_enabled():
+            return self.once(x_BTD, cos_TK, sin_TK, watch)
+        once = self.compiled or self.once
+        if not self.checkpointing:
+            return once(x_BTD, cos_TK, sin_TK, watch)
         # Inside of the module's call, so that a sharded block has gathered its parameters both times.
-        again = checkpoint(self._pass, x_BTD, cos_TK, sin_TK, watch, use_reentrant=False, preserve_rng_state=False)
+        again = checkpoint(once, x_BTD, cos_TK, sin_TK, watch, use_reentrant=False, preserve_rng_state=False)
         return cast(tuple[Tensor, dict[str, Tensor]], again)
 
-    def _pass(
+    def once(
         self, x_BTD: Tensor, cos_TK: Tensor, sin_TK: Tensor, watch: Watch | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The block as it is written, its activations kept where gradients are taken."""
         measured = watch is not None and watch.measured
         h_BTD, seen = self.attention(self.attention_norm(x_BTD), cos_TK, sin_TK, measured=measured)
         if self.attention_post_norm is not None:

@@ -7,6 +7,7 @@ from statistics import median
 
 import torch
 
+from model.compiling import compile_blocks
 from model.config import Execution, TrainConfig
 from model.data import open_data, stacked
 from model.distributed import join
@@ -97,6 +98,25 @@ def time_steps(train: TrainConfig, execution: Execution, *, steps: int, limit_s:
     return Timed(steps_s=tuple(times), device=world.device_name, torch=torch.__version__)
 
 
+def compare(one: Callable[[], None], other: Callable[[], None], device: torch.device) -> tuple[float, float]:
+    """Median seconds that each takes, in turns; what it does first is not counted."""
+    times: tuple[list[float], list[float]] = [], []
+    began = time.monotonic()
+    for turn in range(WARM_UP + TURNS):
+        for work, found in zip((one, other), times, strict=True):
+            _wait(device)
+            started = time.perf_counter()
+            work()
+            _wait(device)
+            if turn == WARM_UP - 1:
+                began = time.monotonic()
+            if turn >= WARM_UP:
+                found.append(time.perf_counter() - started)
+        if times[0] and time.monotonic() - began > ENOUGH_S:
+            break
+    return median(times[0]), median(times[1])
+
+
 def stepper(train: TrainConfig | Sequence[TrainConfig], execution: Execution) -> Callable[[int], float]:
     """Makes a model and gives a function that trains one step of it; it returns the seconds.
 
@@ -109,6 +129,8 @@ def stepper(train: TrainConfig | Sequence[TrainConfig], execution: Execution) ->
     model = Transformer(
         config.model, config.rates, seed=seed, dtype=DTYPES[config.precision], checkpointing=checkpointing
     ).to(device)
+    if execution.compile == "on":
+        compile_blocks(model, execution)
     optimizer = make_optimizer(model, train, triton=execution.triton)
     data = stacked([open_data(member.data, member.model, member.seed.data) for member in members])
     size = execution.micro_batch or config.batch_sequences

@@ -122,8 +122,8 @@ SIDES = ("in", "out")
 
 def _stacked(vectors: Sequence[ScaleVector]) -> Tensor | None:
     """Of all branches, shape (R, …, d)."""
-    values = [value for vector in vectors if (value := vector.value()) is not None]
-    return torch.stack(values) if values else None
+    values = [vector.value() for vector in vectors]
+    return torch.stack([value for value in values if value is not None]) if values else None
 
 
 def _on_columns(weight: Tensor, inner: Tensor) -> Tensor:

@@ -51,6 +51,7 @@ def step_key(train: TrainConfig, execution: Execution) -> str:
         train.batch_tokens,
         execution.micro_batch,
         execution.activation_checkpointing,
+        execution.compile,
         execution.threads,
         execution.triton,
     )

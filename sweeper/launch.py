@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from model.config import AUX_TOKENS, DataConfig
 from model.corpus import check_corpus, is_on_hub, read_corpus
-from model.devices import machine_memory
+from model.devices import machine_memory, why_not_compiled
 from model.shape import MEMORY_SHARE
 from sweeper.calibration import fits, read_calibration
 from sweeper.errors import ConfigError, DataError, LaunchError
@@ -345,6 +345,10 @@ class _Following:
         memory_gib = max((run.memory_gib for run in self.plan.runs), default=0.0)
         cluster, execution = self.sweep.cluster, self.sweep.execution
         slots = local.slots(cluster, execution, memory_gib)
+        builtin = any(spec.trainer.kind == "builtin" for spec in self.specs.values())
+        why = why_not_compiled("cuda" if any(slots) else "cpu")
+        if execution.compile == "on" and builtin and why:
+            raise ConfigError(f"execution.compile=on cannot be: {why}; set it to off")
         self.free = list(reversed(slots))
         self.per_gpu = math.ceil(len(slots) / len(set(slots))) if any(slots) else 1
         for job, (file, owner) in local_jobs(self.folder).items():

@@ -1,12 +1,10 @@
-import weakref
 from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from live_bytes import LiveBytes
 
 from kernels.primitives import cross_entropy
 from model.config import (
@@ -138,30 +136,6 @@ def test_a_model_on_many_processes_needs_little_more_than_its_blocks_and_activat
     # Each process still holds one row of every matrix: weight, gradient and at most two moments.
     rows = 4 * 4 * sum(p.size // p.shape[0] for p in table)
     assert blocks + forward < least <= blocks + forward + rows
-
-
-class LiveBytes(TorchDispatchMode):
-    """The most that tensors made under it take at once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = self.peak = 0
-        self.known = set()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage()._cdata not in self.known:
-                storage = tensor.untyped_storage()
-                self.known.add(storage._cdata)
-                weakref.finalize(storage, self._gone, storage._cdata, storage.nbytes())
-                self.now += storage.nbytes()
-        self.peak = max(self.peak, self.now)
-        return result
-
-    def _gone(self, key, size):
-        self.known.discard(key)
-        self.now -= size
 
 
 def peak_per_token(config, dtype, *, checkpointing, batch=32):

@@ -1,13 +1,13 @@
 from dataclasses import replace
 
 import pytest
-from builders import TINY, run_spec
+from builders import TINY, run_spec, tiny_sweep
 from typer.testing import CliRunner
 
 from model.config import DataConfig
 from sweeper.cli import app
 from sweeper.config import load_sweep
-from sweeper.errors import DataError, LaunchError
+from sweeper.errors import ConfigError, DataError, LaunchError
 from sweeper.launch import check_runs, launch
 from sweeper.records import SweepFolder
 from sweeper.spec import Cluster
@@ -17,6 +17,17 @@ def test_a_plan_asks_the_hub_for_nothing(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("sweeper.launch.read_corpus", None)
     spec = run_spec(data=DataConfig(source="hf", path="owner/name", revision="a" * 40, fingerprint="0" * 16))
     assert check_runs([spec], Cluster(), online=False) == ()
+
+
+def test_blocks_that_this_machine_cannot_compile_are_refused_before_anything_starts(tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    sweep, folder = tiny_sweep(), SweepFolder(tmp_path, "tiny")
+    sweep = replace(sweep, execution=replace(sweep.execution, compile="on"))
+    with pytest.raises(
+        ConfigError, match=r"execution.compile=on cannot be: .* there is no no-such-compiler here; set it"
+    ):
+        launch(sweep, [run_spec()], folder, follow=lambda _: None, tell=lambda _: None)
+    assert not (folder.path / "jobs").exists()
 
 
 def test_a_batch_that_falls_into_small_parts_is_noted():
