@@ -93,6 +93,8 @@ def convert(kind: Any, value: Any, where: str, *, place: Place = str) -> Any:
     if origin in (Union, types.UnionType):
         return _first_that_fits(get_args(kind), value, where, place)
     if origin is Literal:
+        if isinstance(value, bool) and (word := "on" if value else "off") in get_args(kind):
+            return word  # YAML reads these two words as truth
         if value in get_args(kind) and type(value) in {type(choice) for choice in get_args(kind)}:
             return value
         raise ConfigError(

@@ -87,17 +87,11 @@ def load_sweep(name: str, overrides: Sequence[str] = ()) -> Sweep:
         arms=tuple(arm for arm, _ in made),
         cluster=build(Cluster, head.values.get("cluster") or {}, "cluster", place=head.place),
         execution=build(Execution, head.values.get("execution") or {}, "execution", place=head.place),
-        launch=build(Launch, _launch_values(head), "launch", place=head.place),
+        launch=build(Launch, head.values.get("launch") or {}, "launch", place=head.place),
         question=read_question(head, [arm for arm, _ in made], tuple(arms)),
         resolved=_resolved(head, sources),
         notes=tuple(dict.fromkeys(note for _, notes in made for note in notes)),
     )
-
-
-def _launch_values(source: Source) -> Any:
-    """The section `launch`, with the word that YAML takes for false."""
-    values = source.values.get("launch") or {}
-    return {**values, "fuse": "off"} if isinstance(values, Mapping) and values.get("fuse") is False else values
 
 
 def _arm(name: str, source: Source, fingerprint: Fingerprint) -> tuple[Arm, list[str]]:

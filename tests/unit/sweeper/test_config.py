@@ -247,6 +247,18 @@ class TestOverrides:
         with pytest.raises(ConfigError, match=expected):
             loaded("", override)
 
+    @pytest.mark.parametrize(
+        ("file", "override", "compiles"),
+        [
+            ("execution: {compile: on}\n", "lr=0.1", "on"),  # which YAML takes for true
+            ("execution: {compile: off}\n", "lr=0.1", "off"),
+            ("", "execution.compile=on", "on"),
+            ("", "compile=auto", "auto"),
+        ],
+    )
+    def test_on_and_off_are_words(self, file, override, compiles):
+        assert loaded(file, override).execution.compile == compiles
+
     def test_an_axis_takes_lists_and_expressions(self):
         values = {
             "axes.lr=geom(5e-3,0.16,6)": (0.005, 0.01, 0.02, 0.04, 0.08, 0.16),
