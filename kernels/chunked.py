@@ -57,6 +57,8 @@ class _Chunked(torch.autograd.Function):
                 slope = logits.mul_(multiplier / len(x_MD)).to(x_MD.dtype)
                 torch.mm(slope, cast_VD, out=grad_MD[rows])
                 grad_VD += slope.mT @ x_MD[rows]
+                del slope
+            del logits  # before the next are made
         if grad_MD is not None and grad_VD is not None:
             ctx.save_for_backward(grad_MD, grad_VD.to(weight_VD.dtype))
         return total / len(x_MD)
