@@ -15,6 +15,15 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 """inputs_BT and targets_BT, int64; the targets are the inputs one token later."""
 
 
+def on_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A part of a batch on a device.
+
+    A GPU fetches it from pinned memory while the host goes on. From other memory the host would first wait until the
+    GPU has done all that it was given before.
+    """
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TokenData:
     """The training batches and the fixed validation set of a run; with no position: a resume needs the step alone."""

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from model.config import TrainConfig
-from model.data import Data
+from model.data import Data, on_device
 from model.distributed import World, add_over_ranks, exchanging
 from model.moe import Watch
 from model.sharding import Layout, give_up_gathered, local
@@ -60,7 +60,7 @@ def forward_measures(
         )
         watch = Watch(group_tokens=sequences * context, start=first * context if rows else 0, measured=True)
         with exchanging(world):
-            _, seen = model(inputs_BT.to(world.device, non_blocking=True), watch)
+            _, seen = model(on_device(inputs_BT, world.device), watch)
         for name, value in seen.items():
             part = value.double() * ((rows > 0) if name == "count" else rows / sequences)
             found[name] = found[name] + part if name in found else part
@@ -162,7 +162,7 @@ def expert_load(
             inputs_BT, _ = data.batch(step, config.batch_sequences, rows.start, rows.stop)
             watch = Watch(group_tokens=tokens, start=rows.start * context)
             with exchanging(world):
-                _, seen = model(inputs_BT.to(world.device, non_blocking=True), watch)
+                _, seen = model(on_device(inputs_BT, world.device), watch)
             first = rows.start // config.aux_sequences
             total[:, first : first + seen["count"].shape[1]] += seen["count"]
     add_over_ranks(total, world)

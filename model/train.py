@@ -23,7 +23,7 @@ from model.checkpoint import Found, newest_checkpoint, read_checkpoint
 from model.compiling import as_written, compile_blocks, leave_as_written
 from model.config import Execution, TrainConfig
 from model.corpus import check_corpus
-from model.data import Data, StackedData, open_data, stacked
+from model.data import Data, StackedData, on_device, open_data, stacked
 from model.devices import peak_flops, why_not_compiled
 from model.distributed import World, average_gradients, exchanging, from_lead, join, share, sum_over_ranks
 from model.divergence import Divergence, watch
@@ -697,11 +697,11 @@ def _step(run: _Run, step: int) -> _Step:
     run.optimizer.zero_grad()
     loss = torch.zeros((), dtype=torch.float64, device=run.world.device)  # of a stack, it grows to (R,)
     for rows in _micro_batches(run.rows, run.execution.micro_batch):
-        inputs_BT, targets_BT = run.data.batch(step, config.batch_sequences, rows.start, rows.stop)
-        inputs_BT = inputs_BT.to(run.world.device, non_blocking=True)
+        batch = run.data.batch(step, config.batch_sequences, rows.start, rows.stop)
+        inputs_BT, targets_BT = (on_device(part, run.world.device) for part in batch)
         reduce_across_copies(run.model, layout, now=rows.stop == run.rows.stop)
         with exchanging(run.world):
-            mean, balance = _passed(run, inputs_BT, targets_BT.to(run.world.device, non_blocking=True), rows, load)
+            mean, balance = _passed(run, inputs_BT, targets_BT, rows, load)
             minimised = mean if balance is None else mean + config.model.aux_weight * balance
             torch.autograd.backward(minimised.sum() * (len(rows) / len(run.rows)))
         loss = loss + (mean.detach() * (len(rows) / config.batch_sequences)).double()
@@ -883,7 +883,7 @@ def _validate(run: _Run, courses: Sequence[_Course], caller: _Caller, step: int,
     counted = ((*pair, len(pair[0])) for pair in run.data.validation(sequences, per_batch, start, stop))
     total = torch.zeros((), dtype=torch.float64, device=world.device)
     for inputs_BT, targets_BT, count in islice(chain(counted, repeat((idle_BT, idle_BT, 0))), turns):
-        inputs_BT, targets_BT = (part.to(world.device, non_blocking=True) for part in (inputs_BT, targets_BT))
+        inputs_BT, targets_BT = (on_device(part, world.device) for part in (inputs_BT, targets_BT))
         with exchanging(world):
             mean = run.model(inputs_BT, targets_BT=targets_BT)
         if count:

@@ -9,7 +9,7 @@ import torch
 
 from model.compiling import compile_blocks
 from model.config import Execution, TrainConfig
-from model.data import open_data, stacked
+from model.data import on_device, open_data, stacked
 from model.distributed import join
 from model.optimizer import DTYPES, make_optimizer
 from model.schedule import multiplier
@@ -141,8 +141,9 @@ def stepper(train: TrainConfig | Sequence[TrainConfig], execution: Execution) ->
         optimizer.zero_grad()
         for start in range(0, config.batch_sequences, size):
             stop = min(start + size, config.batch_sequences)
-            inputs_BT, targets_BT = data.batch(number % config.steps, config.batch_sequences, start, stop)
-            loss = model(inputs_BT.to(device), targets_BT=targets_BT.to(device))
+            batch = data.batch(number % config.steps, config.batch_sequences, start, stop)
+            inputs_BT, targets_BT = (on_device(part, device) for part in batch)
+            loss = model(inputs_BT, targets_BT=targets_BT)
             torch.autograd.backward(loss.sum() * ((stop - start) / config.batch_sequences))
         optimizer.clip(config.optimizer.clip)
         optimizer.step(multiplier(config.schedule, number % config.steps, config.steps))
