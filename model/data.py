@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from model.config import DataConfig, ModelConfig, check
-from model.corpus import Corpus, IntArray, Tokens, check_corpus, key_of, read_corpus, shuffled
+from model.corpus import Corpus, IntArray, StoredTokens, Tokens, check_corpus, key_of, read_corpus, shuffled
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 """inputs_BT and targets_BT, int64; the targets are the inputs one token later."""
@@ -45,8 +45,13 @@ class TokenData:
         """
         stop = sequences if stop is None else stop
         check(0 <= start < stop <= sequences, f"rows {start} to {stop} do not lie in a batch of {sequences} sequences")
+        stream = self.corpus.train
         numbers = np.arange(step * sequences + start, step * sequences + stop, dtype=np.int64)
-        return self._tensors(self.corpus.train, _order(numbers, self.corpus.train.sequences(self.context), self.seed))
+        batch = self._tensors(stream, _order(numbers, stream.sequences(self.context), self.seed))
+        if isinstance(stream, StoredTokens) and stream.ahead is not None:
+            # What the next step takes from a disk comes while this one trains.
+            stream.expect(_order(numbers + sequences, stream.sequences(self.context), self.seed), self.context)
+        return batch
 
     def validation(
         self, sequences: int, per_batch: int = 16, start: int = 0, stop: int | None = None
@@ -63,6 +68,8 @@ class TokenData:
         stop = sequences if stop is None else stop
         held_out = self.corpus.validation
         numbers = _order(np.arange(start, stop, dtype=np.int64), held_out.sequences(self.context), None)
+        if isinstance(held_out, StoredTokens):
+            held_out.expect(numbers, self.context)
         for first in range(0, len(numbers), per_batch):
             yield self._tensors(held_out, numbers[first : first + per_batch])
 

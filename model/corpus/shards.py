@@ -1,7 +1,9 @@
 """Token files as llm.c writes them, or without a header: described, mapped and never read whole."""
 
+import mmap
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import accumulate
@@ -88,20 +90,30 @@ def _chained(shards: tuple[Shard, ...]) -> StoredTokens:
     ends = tuple(accumulate(shard.tokens for shard in shards))
 
     @lru_cache(maxsize=64)  # a mapping holds a file descriptor: a thousand shards would use up the process's
-    def segment(index: int) -> TokenArray:
+    def mapped(index: int) -> tuple[mmap.mmap, TokenArray]:
         return _map(shards[index])
 
-    return StoredTokens(ends=ends, segment=segment, start=0, stop=ends[-1] if ends else 0)
+    def ahead(index: int, first: int, stop: int) -> None:
+        shard = shards[index]
+        begin = shard.offset + first * shard.dtype.itemsize
+        page = begin - begin % mmap.PAGESIZE
+        with suppress(OSError):  # only a wish: where it is not granted, the tokens are read when they are asked for
+            mapped(index)[0].madvise(mmap.MADV_WILLNEED, page, shard.offset + stop * shard.dtype.itemsize - page)
+
+    stop = ends[-1] if ends else 0
+    return StoredTokens(ends=ends, segment=lambda index: mapped(index)[1], start=0, stop=stop, ahead=ahead)
 
 
-def _map(shard: Shard) -> TokenArray:
-    with reading(shard.path):
-        return np.asarray(np.memmap(shard.path, shard.dtype, mode="r", offset=shard.offset, shape=(shard.tokens,)))
+def _map(shard: Shard) -> tuple[mmap.mmap, TokenArray]:
+    """The file, and the tokens in it."""
+    with reading(shard.path), shard.path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return mapped, np.frombuffer(mapped, shard.dtype, shard.tokens, shard.offset)
 
 
 def sampled(shard: Shard) -> Iterator[TokenArray]:
     """Blocks of 64 KiB: the first, the last and 14 evenly spaced between; all tokens of a small shard."""
-    tokens = _map(shard)
+    _, tokens = _map(shard)
     length = BLOCK_BYTES // shard.dtype.itemsize
     if shard.tokens <= SAMPLED_BLOCKS * length:
         yield tokens

@@ -5,7 +5,7 @@ an epoch predicts each token once.
 """
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -43,6 +43,10 @@ class StoredTokens:
     """The tokens of a segment by number."""
     start: int
     stop: int
+    ahead: Callable[[int, int, int], None] | None = None
+    """Told of tokens that are wanted soon: a segment, the first and the one behind the last; None where none is read
+    from a disk.
+    """
 
     @property
     def total(self) -> int:
@@ -57,17 +61,30 @@ class StoredTokens:
             self.read_into(row, number * context)
         return rows
 
+    def expect(self, numbers: IntArray, context: int) -> None:
+        """Have the windows of these numbers read from the disk while other things are done; it waits for nothing."""
+        if self.ahead is not None:
+            for number in numbers.tolist():
+                for index, first, stop in self._pieces(number * context, context + 1):
+                    self.ahead(index, first, stop)
+
     def read_into(self, out: IntArray, position: int) -> None:
         """Fill `out` with the tokens of this stream from `position` on."""
-        position += self.start
-        index = bisect_right(self.ends, position)
         filled = 0
-        while filled < len(out):
-            first = self.ends[index - 1] if index else 0
-            piece = self.segment(index)[position + filled - first : position + len(out) - first]
-            out[filled : filled + len(piece)] = piece
-            filled += len(piece)
-            index += 1
+        for index, first, stop in self._pieces(position, len(out)):
+            out[filled : filled + stop - first] = self.segment(index)[first:stop]
+            filled += stop - first
+
+    def _pieces(self, position: int, length: int) -> Iterator[tuple[int, int, int]]:
+        """Where `length` tokens lie: of each segment its number, the first and the one behind the last."""
+        position += self.start
+        end = position + length
+        index = bisect_right(self.ends, position)
+        while position < end:
+            begin = self.ends[index - 1] if index else 0
+            stop = min(end, self.ends[index])
+            yield index, position - begin, stop - begin
+            position, index = stop, index + 1
 
 
 def in_memory(segments: Iterable[TokenArray]) -> StoredTokens:

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -73,6 +74,10 @@ def test_windows_do_not_depend_on_how_tokens_are_stored(tokens: list[int], cuts:
     windows = stream.windows(np.arange(stream.sequences(context)), context)
     for number, window in enumerate(windows.tolist()):
         assert window == tokens[number * context : (number + 1) * context + 1]
+        expected: list[int] = []
+        watched = replace(stream, ahead=lambda i, a, b, expected=expected: expected.extend(parts[i][a:b].tolist()))
+        watched.expect(np.array([number]), context)
+        assert expected == window
 
 
 @settings(deadline=None, max_examples=20)

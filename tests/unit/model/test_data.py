@@ -1,4 +1,5 @@
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -6,6 +7,7 @@ import pytest
 import torch
 
 from model.config import DataConfig, ModelConfig
+from model.corpus import shards
 from model.data import Batch, TokenData, open_data
 
 CONTEXT = 16
@@ -53,6 +55,32 @@ def test_the_order_does_not_depend_on_the_world_size(config: DataConfig, source:
     parts = [data.batch(7, 24, rank * share, (rank + 1) * share) for rank in range(world_size)]
     for tensor, pieces in zip(whole, zip(*parts, strict=True), strict=True):
         assert torch.equal(tensor, torch.cat(pieces))
+
+
+def test_a_batch_has_the_sequences_of_the_next_step_read_from_the_disk_ahead(config: DataConfig):
+    data = open_data(config, MODEL, seed=1)
+    expected: list[tuple[int, int, int]] = []
+    train = replace(data.corpus.train, ahead=lambda *piece: expected.append(piece))
+    watched = replace(data, corpus=replace(data.corpus, train=train))
+    assert torch.equal(watched.batch(4, 8, 2, 5)[0], data.batch(4, 8, 2, 5)[0])
+    firsts = data.batch(5, 8, 2, 5)[0][:, 0].tolist()
+    assert expected == [(0, first, first + CONTEXT + 1) for first in firsts]
+
+
+def test_a_validation_has_all_of_its_sequences_read_from_the_disk_ahead(config: DataConfig):
+    data = open_data(config, MODEL, seed=1)
+    expected: list[int] = []
+    held_out = replace(data.corpus.validation, ahead=lambda _, first, __: expected.append(first))
+    watched = replace(data, corpus=replace(data.corpus, validation=held_out))
+    seen = [int(first) for inputs_BT, _ in watched.validation(4, per_batch=3) for first in inputs_BT[:, 0]]
+    assert expected == seen
+
+
+def test_a_system_that_reads_nothing_ahead_gives_the_same_batches(config: DataConfig, monkeypatch: pytest.MonkeyPatch):
+    data = open_data(config, MODEL, seed=1)
+    expected = data.batch(3, 8)[0]
+    monkeypatch.setattr(shards.mmap, "MADV_WILLNEED", 9999)  # advice that no system knows
+    assert torch.equal(data.batch(3, 8)[0], expected)
 
 
 SMALL = ModelConfig(width=64, depth=2, head_size=32, kv_heads=1, vocab=1600, context=CONTEXT)
