@@ -68,11 +68,16 @@ golden: setup ## Rewrite the golden files; review the difference before committi
 	@$(BIN)/pytest --golden -m 'not slow' tests/golden
 	@git status --short -- tests/golden
 
-bench: setup ## Benchmarks of tests/benchmarks; BENCH_JSON=FILE also writes their numbers
+bench: setup ## Benchmarks of tests/benchmarks (20 minutes on 2 quiet cores), or BENCH="NAME …"; BENCH_JSON=FILE also writes their numbers
 	@shopt -s nullglob; found=(tests/benchmarks/*.py); \
-	if [ -n '$(BENCH_FLAGS)' ]; then found=($$(grep -l -- '"--device"' "$${found[@]}")); fi; \
+	if [ -n '$(BENCH)' ]; then found=($(patsubst %,tests/benchmarks/%.py,$(BENCH))); fi; \
+	if [ -n '$(BENCH_FLAGS)' ]; then found=($$(grep -l -e --device "$${found[@]}")); fi; \
 	if [ $${#found[@]} -eq 0 ]; then echo "bench: tests/benchmarks holds no benchmark yet, so nothing ran"; fi; \
-	for script in "$${found[@]}"; do $(BIN)/python "$$script" $(BENCH_FLAGS) $${BENCH_JSON:+--json "$$BENCH_JSON"} || exit $$?; done
+	if [ -n "$$BENCH_JSON" ]; then echo '{"results": []}' >"$$BENCH_JSON" || exit $$?; fi; \
+	for script in "$${found[@]}"; do \
+	  echo "── $$script"; \
+	  $(BIN)/python "$$script" $(BENCH_FLAGS) $${BENCH_JSON:+--json "$$BENCH_JSON"} || exit $$?; \
+	done
 
 gpu: setup ## Tests and benchmarks on an NVIDIA GPU
 	@if ! nvidia-smi --list-gpus >/dev/null 2>&1; then \

@@ -5,7 +5,7 @@ fits five rates one octave apart by each estimator; the second lets the adaptive
 grids about the same starting points, one octave off (standard deviation). A ratio is the regret of what a user would
 do instead (the parabola; a fixed grid of as many runs) over ours: above 1 ours is better.
 
-    python tests/benchmarks/fit_accuracy.py [--sweeps 500] [--json FILE]
+    python tests/benchmarks/fit_accuracy.py [--sweeps 200] [--json FILE]
 """
 
 import argparse
@@ -133,7 +133,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--device", default="cpu", help="no matter here")
-    parser.add_argument("--sweeps", type=int, default=500, help="simulated sweeps of each row")
+    parser.add_argument("--sweeps", type=int, default=200, help="simulated sweeps of each row")
     asked = parser.parse_args()
     results: list[dict[str, object]] = []
 
