@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from sweeper.errors import FitError
 from sweeper.figures.style import GREY, Looks, canvas, distinct, drawing, legend, mark, note, sign, stroke, thinned
@@ -69,7 +69,7 @@ def plot_arms(
                 at = shown.index(key) + (index - (len(arms) - 1) / 2) * step
                 dots = look.dots(ms=mark(1.2)) if optimum.settled else look.rings(ms=mark(1.2))
                 if optimum.loss_sd is not None and optimum.settled:
-                    reach = float(norm.ppf((1 + LEVEL) / 2)) * optimum.loss_sd
+                    reach = float(ndtri((1 + LEVEL) / 2)) * optimum.loss_sd
                     panels[0].plot([at, at], [loss - reach, loss + reach], color=look.colour, zorder=2)
                 if optimum.settled and optimum.lr_low is not None and optimum.lr_high is not None:
                     panels[1].plot([at, at], [optimum.lr_low, optimum.lr_high], color=look.colour, zorder=2)

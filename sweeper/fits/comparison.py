@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.stats import norm
-from scipy.stats import t as student
+from scipy.special import ndtri, stdtrit
 
 from sweeper.errors import FitError
 from sweeper.fits.loss_curve import name_of
@@ -200,7 +199,7 @@ def _mean_of(differences: FloatArray) -> PairedDifference:
     mean, pairs = float(differences.mean()), len(differences)
     if pairs == 1:
         return PairedDifference(difference=mean, low=None, high=None, pairs=1)
-    reach = float(student.ppf((1 + LEVEL) / 2, pairs - 1) * differences.std(ddof=1)) / math.sqrt(pairs)
+    reach = float(stdtrit(pairs - 1, (1 + LEVEL) / 2) * differences.std(ddof=1)) / math.sqrt(pairs)
     return PairedDifference(difference=mean, low=mean - reach, high=mean + reach, pairs=pairs)
 
 
@@ -253,5 +252,5 @@ def _values(settled: Optimum) -> tuple[float, float]:
 def _interval(difference: float, sd: float | None, other_sd: float | None) -> tuple[float, float] | tuple[None, None]:
     if sd is None or other_sd is None:
         return None, None
-    reach = float(norm.ppf((1 + LEVEL) / 2)) * math.hypot(sd, other_sd)
+    reach = float(ndtri((1 + LEVEL) / 2)) * math.hypot(sd, other_sd)
     return difference - reach, difference + reach

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from sweeper.errors import FitError
 from sweeper.fits.losses import Key
@@ -191,7 +191,7 @@ def _slope(
     residual = log_lr * root - scaled @ solution
     variance = float(residual @ residual) / dof
     cov = np.linalg.pinv(scaled.T @ scaled) * (variance if log_sd is None else max(1.0, variance))
-    return float(solution[0]), float(student.ppf((1 + LEVEL) / 2, dof)) * math.sqrt(max(float(cov[0, 0]), 0.0))
+    return float(solution[0]), float(stdtrit(dof, (1 + LEVEL) / 2)) * math.sqrt(max(float(cov[0, 0]), 0.0))
 
 
 def _verdict(low: float | None, high: float | None) -> Verdict:

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import least_squares, minimize_scalar
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from sweeper.errors import FitError
 from sweeper.fits.losses import BoolArray, Key
@@ -294,7 +294,7 @@ def _uncertainty(
         return None, None, condition
     residual = curve.along(x) - y
     variances = np.diag(np.linalg.pinv(scaled.T @ scaled)) / lengths**2 * float(residual @ residual) / dof
-    reach = float(student.ppf((1 + LEVEL) / 2, dof)) * np.sqrt(np.maximum(variances, 0))
+    reach = float(stdtrit(dof, (1 + LEVEL) / 2)) * np.sqrt(np.maximum(variances, 0))
     return float(reach[1]), float(reach[2]) if floor else None, condition
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from sweeper.errors import FitError
 from sweeper.fits.linex import Pool, Sweep, fit_pool, g, posterior
@@ -69,7 +69,7 @@ class Optimum:
         """Standard error of ln η*, read off the interval."""
         if self.lr_low is None or self.lr_high is None:
             return None
-        return math.log(self.lr_high / self.lr_low) / (2 * float(student.ppf((1 + LEVEL) / 2, np.inf)))
+        return math.log(self.lr_high / self.lr_low) / (2 * float(stdtrit(np.inf, (1 + LEVEL) / 2)))
 
     def along(self, lr: FloatArray) -> FloatArray | None:
         """The fitted curve over learning rates, nats per token; None where there is none."""
@@ -268,7 +268,7 @@ def _fieller(basis: FloatArray, residual: FloatArray, a: float, b: float) -> tup
     if dof < 1:
         return None, None
     cov = np.linalg.inv(basis.T @ basis) * float(residual @ residual) / dof
-    q = float(student.ppf((1 + LEVEL) / 2, dof)) ** 2
+    q = float(stdtrit(dof, (1 + LEVEL) / 2)) ** 2
     # A quadratic inequality in u; its leading coefficient is positive when a differs from 0 at this level.
     lead = 4 * (a**2 - q * cov[0, 0])
     middle = 4 * (a * b - q * cov[0, 1])

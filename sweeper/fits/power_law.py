@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import least_squares
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from sweeper.errors import FitError
 from sweeper.fits.losses import Key
@@ -81,7 +81,7 @@ class PowerLawFit:
             return None
         away = math.log(x / self.x_centre)
         sd = math.sqrt(self.log_y_se**2 + (away * self.b_se) ** 2 + self.scatter**2)
-        width = float(student.ppf((1 + LEVEL) / 2, self.points - 2)) * sd
+        width = float(stdtrit(self.points - 2, (1 + LEVEL) / 2)) * sd
         middle = self.law.at(x)
         return middle * math.exp(-width), middle * math.exp(width)
 
@@ -144,7 +144,7 @@ def fit_power_law(
     known = log_sd is not None and space == "log"
     errors = _errors(xs, ys, (a, b, c), space, weights, known=known, irreducible=irreducible)
     b_se, log_y_se, scatter = errors if errors is not None else (None, None, None)
-    reach = None if b_se is None else float(student.ppf((1 + LEVEL) / 2, len(xs) - constants)) * b_se
+    reach = None if b_se is None else float(stdtrit(len(xs) - constants, (1 + LEVEL) / 2)) * b_se
     boot = None if irreducible else _bootstrap(xs, ys, space, weights)
     return PowerLawFit(
         y=y_name,

@@ -44,10 +44,31 @@ def test_help_imports_no_heavy_library(tmp_path, arguments):
     assert loaded(done) & {"torch", "scipy", "numpy", "pandas", "matplotlib", "hydra", "submitit", "pyarrow"} == set()
 
 
-def test_plan_imports_neither_torch_nor_scipy(tmp_path):
-    done = sweeper("plan", "quickstart", "--json", cwd=tmp_path, code=LOADED)
+HEAVY = {"torch", "scipy", "pandas", "matplotlib", "submitit", "pyarrow"}
+
+
+@pytest.mark.parametrize("command", ["plan", "status"])
+def test_looking_at_a_sweep_imports_no_heavy_library(tmp_path, command):
+    done = sweeper(command, "quickstart", "--json", cwd=tmp_path, code=LOADED)
     assert done.returncode == 0, done.stderr
-    assert loaded(done) & {"torch", "scipy", "pandas", "matplotlib", "submitit"} == set()
+    assert loaded(done) & HEAVY == set()
+
+
+def test_collect_imports_nothing_that_fits_or_draws(tmp_path):
+    done = sweeper("collect", "quickstart", cwd=tmp_path, code=LOADED)
+    assert done.returncode == 0, done.stderr
+    assert loaded(done) & (HEAVY - {"pandas", "pyarrow"}) == set()
+
+
+def test_fit_imports_neither_figures_nor_the_whole_of_scipy(tmp_path):
+    (tmp_path / "runs.csv").write_text(
+        "lr,loss,tokens\n" + "".join(f"{0.01 * 2**i},{2 + 0.1 * (i - 1) ** 2},1e9\n" for i in range(4))
+    )
+    done = sweeper("fit", "runs.csv", cwd=tmp_path, code=LOADED.replace("if '.' not in name", "if name.count('.') < 2"))
+    assert done.returncode == 0, done.stderr
+    assert "scipy.optimize" in loaded(done)
+    # scipy.stats takes longer to import than an ordinary fit takes.
+    assert loaded(done) & {"torch", "matplotlib", "submitit", "scipy.stats"} == set()
 
 
 def test_help_is_there_within_a_second(tmp_path):
