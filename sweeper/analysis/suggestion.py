@@ -1,6 +1,7 @@
 """Which runs to add to a table of results: the rates of each group, the cells that they are, and what they cost."""
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -76,21 +77,40 @@ def suggest_question(
         raise FitError(f"none of the {len(table)} runs has a value of {' and '.join(by)}")
     suggestions = suggest_rates(runs, by, tolerance=tolerance, centres=[_centre(o, optima, question) for o in optima])
     parts = {tuple(key.values()): part for key, part in split(table, by)}
+    cells = _Cells.of(specs)
     found = tuple(
-        _of_group(suggestion, parts[tuple(suggestion.group.values())], specs, rate) for suggestion in suggestions
+        _of_group(suggestion, parts[tuple(suggestion.group.values())], cells, rate) for suggestion in suggestions
     )
     return found if budget is None else _within(found, budget)
 
 
-def _of_group(suggestion: Suggestion, rows: Table, specs: Sequence[RunSpec], rate: str) -> SuggestedRuns:
-    there = {*zip(rows["arm"], rows["run_id"], strict=True)} if specs and "run_id" in rows.columns else set()
-    own = {kin(spec): spec for spec in specs if (spec.arm, spec.run_id) in there}
-    waiting = sum(kin(spec) in own and (spec.arm, spec.run_id) not in there for spec in specs)
-    cells: list[SuggestedCell] = []
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Cells:
+    """The cells of a sweep, found by a run of theirs, or by what those that differ in their rate alone share."""
+
+    by_run: Mapping[tuple[str, str], tuple[int, RunSpec]]
+    """With its place in the sweep, by arm and run_id."""
+    by_kin: Mapping[tuple[object, ...], Sequence[tuple[str, str]]]
+    """Arm and run_id of each."""
+
+    @classmethod
+    def of(cls, specs: Sequence[RunSpec]) -> "_Cells":
+        by_kin: dict[tuple[object, ...], list[tuple[str, str]]] = defaultdict(list)
+        for spec in specs:
+            by_kin[kin(spec)].append((spec.arm, spec.run_id))
+        return cls(by_run={(s.arm, s.run_id): (place, s) for place, s in enumerate(specs)}, by_kin=by_kin)
+
+
+def _of_group(suggestion: Suggestion, rows: Table, cells: _Cells, rate: str) -> SuggestedRuns:
+    there = {*zip(rows["arm"], rows["run_id"], strict=True)} if cells.by_run and "run_id" in rows.columns else set()
+    known = sorted((cells.by_run[run] for run in there if run in cells.by_run), key=lambda found: found[0])
+    own = {kin(spec): spec for _, spec in known}
+    waiting = sum(run not in there for shared in own for run in cells.by_kin[shared])
+    new: list[SuggestedCell] = []
     for peak in suggestion.lrs:
-        cells += cells_at(own.values(), peak) if rate == "lr_peak" else cells_at(own.values(), lr=peak)
+        new += cells_at(own.values(), peak) if rate == "lr_peak" else cells_at(own.values(), lr=peak)
     return SuggestedRuns(
-        suggestion=suggestion, flops=_flops(suggestion, rows, tuple(own.values())), cells=tuple(cells), waiting=waiting
+        suggestion=suggestion, flops=_flops(suggestion, rows, tuple(own.values())), cells=tuple(new), waiting=waiting
     )
 
 

@@ -12,7 +12,7 @@ from sweeper.errors import FitError, TableError
 from sweeper.fits.design import TOLERANCE
 from sweeper.records import SweepFolder
 from sweeper.spec import Question
-from sweeper.suggestions import cells_at, suggested_specs, write_suggestion
+from sweeper.suggestions import cells_at, kin, suggested_specs, write_suggestion
 from sweeper.table import results
 
 RATES = (0.02, 0.04, 0.08)
@@ -117,3 +117,11 @@ def test_groups_that_mix_budgets_are_said_to():
     (doubt,) = mixed_groups(finished(specs), replace(BARE, by=("depth",)))
     assert doubt.startswith("tokens has 2 values but does not set groups apart")
     assert mixed_groups(finished(specs), BARE) == ()
+
+
+def test_a_cell_is_looked_at_once_however_many_groups_there_are(monkeypatch):
+    specs = [spec for steps in range(8, 48, 8) for spec in cells(steps)]
+    looked = []
+    monkeypatch.setattr("sweeper.analysis.suggestion.kin", lambda spec: looked.append(spec) or kin(spec))
+    suggest_question(finished(specs), BARE, specs=specs)
+    assert len(looked) <= 2 * len(specs)  # once among all, once in its own group
