@@ -10,8 +10,11 @@ shared constants over draws about their maximum: of a single sweep, s and σ are
 """
 
 import math
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import minimize
@@ -38,16 +41,16 @@ DRAWS = 24
 MAX_RATES = 256
 """Distinct rates of one sweep; more are averaged into as many cells of ln η."""
 
-_Stack = tuple[FloatArray, FloatArray, FloatArray, FloatArray]
-"""x_GP, y_GP, n_GP and shape error of several sweeps."""
+ROWS = 48
+"""Sweeps times draws whose posteriors are computed together: a few megabytes, which a cache holds."""
 
 Z = np.linspace(-4, 4, 41)
 """Nodes of ln κ in units of τ about m."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Sweep:
-    """Mean losses at the distinct rates of one group; all of shape (rates,)."""
+    """Mean losses at the distinct rates of one group; all of shape (rates,). Equal to one of the same numbers."""
 
     x: FloatArray
     """ln η, ascending."""
@@ -59,6 +62,16 @@ class Sweep:
     """Standard deviation of the form itself at each point, nats per token."""
     scatter: float
     """Sum of squares of repeated runs about their means."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sweep) and self._numbers == other._numbers
+
+    def __hash__(self) -> int:
+        return hash(self._numbers)
+
+    @property
+    def _numbers(self) -> tuple[float | bytes, ...]:
+        return self.scatter, *(column.tobytes() for column in (self.x, self.y, self.n, self.shape_error))
 
     @classmethod
     def of(cls, x: FloatArray, y: FloatArray, ridge: float = RIDGE) -> "Sweep":
@@ -129,13 +142,19 @@ class Valley:
 
 def g(t: FloatArray, skew: float) -> FloatArray:
     """g(t) = 2(e^{st} − 1 − st)/s², which is t² for small s·t."""
+    return _g(t, skew, skew**2)
+
+
+def _g(t: FloatArray, skew: float | FloatArray, square: float | FloatArray) -> FloatArray:
+    """g for the skew of each row; its square is given, because numpy rounds it otherwise than Python."""
     st = np.clip(skew * t, -60, 60)
     near = np.abs(st) < 1e-3
-    full = 2 * (np.expm1(st) - st) / max(skew**2, 1e-12)  # so small a skew is never taken from here
+    full = 2 * (np.expm1(st) - st) / np.maximum(square, 1e-12)  # so small a skew is never taken from here
     return np.asarray(np.where(near, t**2 * (1 + st / 3), full), dtype=np.float64)
 
 
-def fit_pool(sweeps: list[Sweep]) -> Pool:
+@lru_cache(maxsize=4)  # what suggests runs, and a report, need those of the optima again
+def fit_pool(sweeps: tuple[Sweep, ...]) -> Pool:
     """The shared constants of sweeps: the maximum of their marginal likelihood times the priors, and draws about it.
 
     Repeated seeds, where there are any, set the noise. The draws are those of the Laplace approximation, weighted by
@@ -157,7 +176,7 @@ def fit_pool(sweeps: list[Sweep]) -> Pool:
             + ((theta[2] - LOG_TAU) / LOG_TAU_SD) ** 2
             + ((theta[3] - log_noise) / log_noise_sd) ** 2
         )
-        evidence = _log_posterior(stack, centres, _constants(theta))
+        evidence = _log_posterior(stack, centres, _Rows.of([_constants(theta)]))
         return float(prior / 2 - np.sum(_log_sum_exp(evidence.reshape(len(chosen), -1))))
 
     simplex = start + np.vstack([np.zeros(4), np.diag([0.2, 0.5, 0.3, 0.5])])
@@ -175,31 +194,62 @@ def fit_pool(sweeps: list[Sweep]) -> Pool:
 
 def posterior(sweep: Sweep, pool: Pool, level: float) -> Valley:
     """Median and interval of x*, and the curve at the median, of one sweep under the pooled constants."""
-    stack = _stacked([sweep])
-    low, high = float(sweep.x[0]) - REACH, float(sweep.x[-1]) + REACH
+    return posteriors([sweep], pool, level)[0]
+
+
+def posteriors(sweeps: Sequence[Sweep], pool: Pool, level: float) -> tuple[Valley, ...]:
+    """The posterior of each sweep by itself, those of equally many rates computed together."""
+    alike: dict[int, list[int]] = defaultdict(list)
+    for place, sweep in enumerate(sweeps):
+        alike[len(sweep.x)].append(place)
+    together = max(1, ROWS // len(pool.draws))
+    parts = [places[i : i + together] for places in alike.values() for i in range(0, len(places), together)]
+    found: dict[int, Valley] = {}
+    for places in parts:
+        found.update(zip(places, _posteriors([sweeps[place] for place in places], pool, level), strict=True))
+    return tuple(found[place] for place in range(len(sweeps)))
+
+
+def _posteriors(sweeps: Sequence[Sweep], pool: Pool, level: float) -> Iterator[Valley]:
+    """Of sweeps that have equally many rates; a row is a sweep under one of the draws."""
+    count, draws = len(sweeps), len(pool.draws)
+    stack = _Stack(*(np.repeat(column, draws, axis=0) for column in _stacked(sweeps)))
+    rows = _Rows.of(pool.draws * count)
+    low_G, high_G = stack.x[::draws, 0] - REACH, stack.x[::draws, -1] + REACH
     for _ in range(3):  # each pass narrows the grid to where the mass is
-        centres = np.linspace(low, high, 81)
-        joint_DVK = np.concatenate([_log_posterior(stack, centres[None], one) for one in pool.draws])
+        centres_GV = np.ascontiguousarray(np.linspace(low_G, high_G, 81, axis=1))
+        centres_RV = np.repeat(centres_GV, draws, axis=0)
+        joint_RVK = _log_posterior(stack, centres_RV, rows)
         # The evidence of this sweep is in the draws already: each is a posterior of its own.
-        joint_DVK = np.exp(joint_DVK - joint_DVK.max(axis=(1, 2), keepdims=True))
-        joint_DVK *= (pool.weights / joint_DVK.sum(axis=(1, 2)))[:, None, None]
-        mass = joint_DVK.sum(axis=(0, 2))
-        support = np.flatnonzero(mass > 1e-4 * mass.max())
-        low, high = centres[max(support[0] - 1, 0)], centres[min(support[-1] + 1, len(centres) - 1)]
-    cumulative = np.concatenate([[0.0], np.cumsum((mass[1:] + mass[:-1]) / 2)])
-    quantiles = np.interp([(1 - level) / 2, 0.5, (1 + level) / 2], cumulative / cumulative[-1], centres)
+        joint_RVK -= joint_RVK.max(axis=(1, 2), keepdims=True)
+        np.exp(joint_RVK, out=joint_RVK)
+        joint_RVK *= (np.tile(pool.weights, count) / joint_RVK.sum(axis=(1, 2)))[:, None, None]
+        mass_GV = joint_RVK.reshape(count, draws, *joint_RVK.shape[1:]).sum(axis=(1, 3))
+        ends = [_support(mass_V) for mass_V in mass_GV]
+        low_G, high_G = (centres_GV[range(count), end] for end in zip(*ends, strict=True))
+    kappa_mass_GDK = joint_RVK.sum(axis=1).reshape(count, draws, -1)
     log_kappa_DK = np.array([one.log_curvature + one.log_curvature_sd * Z for one in pool.draws])
-    curvature = math.exp(float(np.sum(joint_DVK.sum(axis=1) * log_kappa_DK)))
-    w = _weights(sweep.n, sweep.shape_error, pool.noise)
-    height = curvature * g(sweep.x - quantiles[1], pool.skew)
-    return Valley(
-        x=float(quantiles[1]),
-        low=float(quantiles[0]),
-        high=float(quantiles[2]),
-        loss=float(np.sum(w * (sweep.y - height)) / np.sum(w)),
-        loss_sd=_loss_sd(sweep, pool, centres, joint_DVK),
-        curvature=curvature,
-    )
+    loss_sds = _loss_sds(stack, rows, centres_RV, joint_RVK, draws)
+    for i, sweep in enumerate(sweeps):
+        cumulative = np.concatenate([[0.0], np.cumsum((mass_GV[i, 1:] + mass_GV[i, :-1]) / 2)])
+        quantiles = np.interp([(1 - level) / 2, 0.5, (1 + level) / 2], cumulative / cumulative[-1], centres_GV[i])
+        curvature = math.exp(float(np.sum(kappa_mass_GDK[i] * log_kappa_DK)))
+        w = _weights(sweep.n, sweep.shape_error, pool.noise**2)
+        height = curvature * g(sweep.x - quantiles[1], pool.skew)
+        yield Valley(
+            x=float(quantiles[1]),
+            low=float(quantiles[0]),
+            high=float(quantiles[2]),
+            loss=float(np.sum(w * (sweep.y - height)) / np.sum(w)),
+            loss_sd=loss_sds[i],
+            curvature=curvature,
+        )
+
+
+def _support(mass_V: FloatArray) -> tuple[int, int]:
+    """The places just outside of those that hold nearly all of the mass."""
+    support = np.flatnonzero(mass_V > 1e-4 * mass_V.max())
+    return max(int(support[0]) - 1, 0), min(int(support[-1]) + 1, len(mass_V) - 1)
 
 
 def _constants(theta: FloatArray) -> Constants:
@@ -242,42 +292,84 @@ def _laplace_draws(
     return draws, np.asarray(weights / weights.sum(), dtype=np.float64)
 
 
-def _loss_sd(sweep: Sweep, pool: Pool, centres: FloatArray, joint_DVK: FloatArray) -> float:
-    """Standard deviation of L₀: of the weighted mean itself, and over what the heights of the points depend on."""
-    first = second = 0.0
-    for one, mass_VK in zip(pool.draws, joint_DVK, strict=True):
-        w = _weights(sweep.n, sweep.shape_error, one.noise)
-        height_V = g(sweep.x - centres[:, None], one.skew) @ w / w.sum()
-        kappa_K = np.exp(one.log_curvature + one.log_curvature_sd * Z)
-        loss_VK = float(w @ sweep.y / w.sum()) - height_V[:, None] * kappa_K - sweep.y.min()
-        first += float(np.sum(mass_VK * loss_VK))
-        second += float(np.sum(mass_VK * (loss_VK**2 + 1 / w.sum())))
-    return math.sqrt(max(second - first**2, 0.0))
+# R rows, each a sweep and constants, P points of each (padded with weight 0), V values of x*, K values of ln κ.
 
 
-# G sweeps, P points of each (padded with weight 0), V values of x*, K values of ln κ.
+class _Stack(NamedTuple):
+    """Columns of sweeps, a sweep in each row."""
+
+    x: FloatArray
+    y: FloatArray
+    n: FloatArray
+    shape_error: FloatArray
 
 
-def _log_posterior(stack: _Stack, x_GV: FloatArray, pool: Constants) -> FloatArray:
-    """ln p(y | x*, κ) + ln p(κ) with L₀ integrated out, shape (G, V, K); constants in none of them are left out."""
-    x_GP, y_GP, n_GP, error_GP = stack
-    w_GP = _weights(n_GP, error_GP, pool.noise)
-    total_G = w_GP.sum(axis=1)
-    y0_GP = y_GP - (np.sum(w_GP * y_GP, axis=1) / total_G)[:, None]
-    g_GVP = g(x_GP[:, None] - x_GV[:, :, None], pool.skew)
-    g_GVP = g_GVP - (np.einsum("gp,gvp->gv", w_GP, g_GVP) / total_G[:, None])[:, :, None]
-    yy_G = np.einsum("gp,gp,gp->g", w_GP, y0_GP, y0_GP)
-    gy_GV = np.einsum("gp,gp,gvp->gv", w_GP, y0_GP, g_GVP)
-    gg_GV = np.einsum("gp,gvp,gvp->gv", w_GP, g_GVP, g_GVP)
-    kappa_K = np.exp(pool.log_curvature + pool.log_curvature_sd * Z)
-    squares_GVK = yy_G[:, None, None] - 2 * kappa_K * gy_GV[:, :, None] + kappa_K**2 * gg_GV[:, :, None]
-    norm_G = np.sum(np.log(w_GP, out=np.zeros_like(w_GP), where=n_GP > 0), axis=1) - np.log(total_G)
-    return np.asarray((norm_G[:, None, None] - squares_GVK - Z**2) / 2, dtype=np.float64)
+class _Rows(NamedTuple):
+    """Constants, of each row or, in a single row, of all."""
+
+    skew: FloatArray
+    skew_square: FloatArray
+    log_curvature: FloatArray
+    log_curvature_sd: FloatArray
+    noise_square: FloatArray
+
+    @classmethod
+    def of(cls, constants: Sequence[Constants]) -> "_Rows":
+        """Squared by Python, whose last digit numpy's square does not always share."""
+        numbers = [(c.skew, c.skew**2, c.log_curvature, c.log_curvature_sd, c.noise**2) for c in constants]
+        return cls(*np.array(numbers).T[:, :, None])
+
+    def g(self, t_RVP: FloatArray) -> FloatArray:
+        return _g(t_RVP, self.skew[:, :, None], self.skew_square[:, :, None])
+
+    @property
+    def kappa_RK(self) -> FloatArray:
+        return np.asarray(np.exp(self.log_curvature + self.log_curvature_sd * Z), dtype=np.float64)
 
 
-def _weights(n_GP: FloatArray, error_GP: FloatArray, noise: float) -> FloatArray:
-    variance_GP = noise**2 / np.maximum(n_GP, 1) + error_GP**2
-    return np.asarray(np.where(n_GP > 0, 1 / variance_GP, 0.0), dtype=np.float64)
+def _loss_sds(stack: _Stack, rows: _Rows, x_RV: FloatArray, joint_RVK: FloatArray, draws: int) -> list[float]:
+    """Of each sweep the standard deviation of L₀: of the weighted mean itself, and over what the heights depend on."""
+    w_RP = _weights(stack.n, stack.shape_error, rows.noise_square)
+    total_R = w_RP.sum(axis=1)
+    height_RV = (rows.g(stack.x[:, None] - x_RV[:, :, None]) @ w_RP[:, :, None])[:, :, 0] / total_R[:, None]
+    mean_R = (w_RP[:, None] @ stack.y[:, :, None])[:, 0, 0] / total_R
+    loss_RVK = mean_R[:, None, None] - height_RV[:, :, None] * rows.kappa_RK[:, None]
+    loss_RVK -= stack.y.min(axis=1)[:, None, None]
+    first_R = np.sum(joint_RVK * loss_RVK, axis=(1, 2))
+    second_R = np.sum(joint_RVK * (loss_RVK**2 + (1 / total_R)[:, None, None]), axis=(1, 2))
+    # Added one after another: numpy and Python each add in an order of their own.
+    first_G, second_G = (np.cumsum(moment_R.reshape(-1, draws), axis=1)[:, -1] for moment_R in (first_R, second_R))
+    return [
+        math.sqrt(max(second - first**2, 0.0))
+        for first, second in zip(first_G.tolist(), second_G.tolist(), strict=True)
+    ]
+
+
+def _log_posterior(stack: _Stack, x_RV: FloatArray, rows: _Rows) -> FloatArray:
+    """ln p(y | x*, κ) + ln p(κ) with L₀ integrated out, shape (R, V, K); constants in none of them are left out."""
+    w_RP = _weights(stack.n, stack.shape_error, rows.noise_square)
+    total_R = w_RP.sum(axis=1)
+    y0_RP = stack.y - (np.sum(w_RP * stack.y, axis=1) / total_R)[:, None]
+    g_RVP = rows.g(stack.x[:, None] - x_RV[:, :, None])
+    g_RVP = g_RVP - (np.einsum("rp,rvp->rv", w_RP, g_RVP) / total_R[:, None])[:, :, None]
+    yy_R = np.einsum("rp,rp,rp->r", w_RP, y0_RP, y0_RP)
+    gy_RV = np.einsum("rp,rp,rvp->rv", w_RP, y0_RP, g_RVP)
+    gg_RV = np.einsum("rp,rvp,rvp->rv", w_RP, g_RVP, g_RVP)
+    kappa_RVK = rows.kappa_RK[:, None]
+    norm_R = np.sum(np.log(w_RP, out=np.zeros_like(w_RP), where=stack.n > 0), axis=1) - np.log(total_R)
+    # (norm − (yy − 2κ·gy + κ²·gg) − Z²) / 2, in two arrays: what takes the time here is memory.
+    log_RVK = 2 * kappa_RVK * gy_RV[:, :, None]
+    np.subtract(yy_R[:, None, None], log_RVK, out=log_RVK)
+    log_RVK += kappa_RVK**2 * gg_RV[:, :, None]
+    np.subtract(norm_R[:, None, None], log_RVK, out=log_RVK)
+    log_RVK -= Z**2
+    log_RVK /= 2
+    return np.asarray(log_RVK, dtype=np.float64)
+
+
+def _weights(n_RP: FloatArray, error_RP: FloatArray, noise_square: float | FloatArray) -> FloatArray:
+    variance_RP = noise_square / np.maximum(n_RP, 1) + error_RP**2
+    return np.asarray(np.where(n_RP > 0, 1 / variance_RP, 0.0), dtype=np.float64)
 
 
 def _log_sum_exp(values: FloatArray) -> FloatArray:
@@ -285,17 +377,15 @@ def _log_sum_exp(values: FloatArray) -> FloatArray:
     return np.asarray(top[..., 0] + np.log(np.sum(np.exp(values - top), axis=-1)), dtype=np.float64)
 
 
-def _stacked(sweeps: list[Sweep]) -> _Stack:
+def _stacked(sweeps: Sequence[Sweep]) -> _Stack:
     """x, y, n and shape_error of shape (sweeps, most rates); padding has n = 0."""
-    widest = max(len(sweep.x) for sweep in sweeps)
-
-    def padded(column: Callable[[Sweep], FloatArray]) -> FloatArray:
-        return np.array([np.pad(column(sweep), (0, widest - len(sweep.x))) for sweep in sweeps])
-
-    return padded(lambda s: s.x), padded(lambda s: s.y), padded(lambda s: s.n), padded(lambda s: s.shape_error)
+    columns = np.zeros((4, len(sweeps), max(len(sweep.x) for sweep in sweeps)))
+    for i, sweep in enumerate(sweeps):
+        columns[:, i, : len(sweep.x)] = sweep.x, sweep.y, sweep.n, sweep.shape_error
+    return _Stack(*columns)
 
 
-def _typical_log_curvature(sweeps: list[Sweep], level: float) -> float:
+def _typical_log_curvature(sweeps: Sequence[Sweep], level: float) -> float:
     found = [np.polyfit(s.x - s.x.mean(), s.y, deg=2)[0] for s in sweeps]
     positive = [math.log(a) for a in found if a > 1e-6 * level]
     return float(np.median(positive)) if positive else math.log(0.02 * level)

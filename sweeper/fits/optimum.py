@@ -13,7 +13,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from sweeper.errors import FitError
-from sweeper.fits.linex import Pool, Sweep, fit_pool, g, posterior
+from sweeper.fits.linex import Pool, Sweep, Valley, fit_pool, g, posteriors
 from sweeper.fits.losses import Key, Losses, groups
 from sweeper.laws.arrays import FloatArray
 
@@ -109,9 +109,17 @@ def fit_lr_optima(
     if losses.lr.size == 0:
         raise FitError("there are no runs to fit; collect results first")
     parts = [(group, runs.take(runs.used), int((~runs.used).sum())) for group, runs in groups(losses, by)]
-    if method == "linex" and pool is None:
-        pool = pool_of([used for _, used, _ in parts])
-    return tuple(_fit_one(group, used, excluded, method, pool) for group, used, excluded in parts)
+    if method != "linex":
+        return tuple(_fit_one(*part, method) for part in parts)
+    sweeps = {place: _sweep_of(used) for place, (_, used, _) in enumerate(parts) if _has_valley(used)}
+    if not sweeps:
+        return tuple(_fit_one(*part, method) for part in parts)
+    pool = pool or fit_pool(tuple(sweeps.values()))
+    valleys = dict(zip(sweeps, posteriors(tuple(sweeps.values()), pool, LEVEL), strict=True))
+    return tuple(
+        _linex(*part, sweeps[place], valleys[place], pool.skew) if place in valleys else _fit_one(*part, method)
+        for place, part in enumerate(parts)
+    )
 
 
 def settings(optima: Iterable[Optimum], per: tuple[str, ...]) -> tuple[dict[str, Key], ...]:
@@ -127,8 +135,12 @@ def members(optima: Iterable[Optimum], setting: Mapping[str, Key]) -> tuple[Opti
 
 def pool_of(parts: list[Losses]) -> Pool | None:
     """The constants of the asymmetric curve that the used runs of these groups share; None where none has a valley."""
-    sweeps = [Sweep.of(np.log(used.lr), used.loss) for used in parts if _has_valley(used)]
+    sweeps = tuple(_sweep_of(used) for used in parts if _has_valley(used))
     return fit_pool(sweeps) if sweeps else None
+
+
+def _sweep_of(used: Losses) -> Sweep:
+    return Sweep.of(np.log(used.lr), used.loss)
 
 
 def _has_valley(used: Losses) -> bool:
@@ -145,7 +157,8 @@ def _is_hill(used: Losses) -> bool:
     return bool(x.min() < top < x.max())
 
 
-def _fit_one(group: dict[str, Key], used: Losses, excluded: int, method: Method, pool: Pool | None) -> Optimum:
+def _fit_one(group: dict[str, Key], used: Losses, excluded: int, method: Method) -> Optimum:
+    """The optimum of one group; by `linex` only for a group that has no valley."""
     rates = np.unique(used.lr)
     if len(rates) < MIN_RATES:
         best = int(np.argmin(used.loss)) if used.loss.size else None
@@ -174,9 +187,7 @@ def _fit_one(group: dict[str, Key], used: Losses, excluded: int, method: Method,
         )
     if method == "parabola":
         return _parabola(group, used, excluded)
-    if method == "argmin" or pool is None:
-        return _on_grid(group, used, excluded, method, "ok")
-    return _linex(group, used, excluded, pool)
+    return _on_grid(group, used, excluded, method, "ok")
 
 
 def _mean_losses(used: Losses) -> tuple[FloatArray, FloatArray]:
@@ -279,9 +290,7 @@ def _fieller(basis: FloatArray, residual: FloatArray, a: float, b: float) -> tup
     return (-middle - spread) / (2 * lead), (-middle + spread) / (2 * lead)
 
 
-def _linex(group: dict[str, Key], used: Losses, excluded: int, pool: Pool) -> Optimum:
-    sweep = Sweep.of(np.log(used.lr), used.loss)
-    valley = posterior(sweep, pool, LEVEL)
+def _linex(group: dict[str, Key], used: Losses, excluded: int, sweep: Sweep, valley: Valley, skew: float) -> Optimum:
     first, last = float(sweep.x[0]), float(sweep.x[-1])
     best = int(np.argmin(sweep.y))
     at_edge = best in (0, len(sweep.x) - 1)
@@ -301,6 +310,6 @@ def _linex(group: dict[str, Key], used: Losses, excluded: int, pool: Pool) -> Op
         points=used.lr.size,
         excluded=excluded,
         curvature=valley.curvature,
-        skew=pool.skew,
+        skew=skew,
         loss_sd=valley.loss_sd,
     )
