@@ -1,8 +1,8 @@
 """What a command is about: a sweep with its cells, or a table of results with the question to it."""
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ from sweeper.config import load_sweep, sweep_names
 from sweeper.config.locate import find_sweep
 from sweeper.errors import SweeperError
 from sweeper.grid import lay_out
-from sweeper.records import SweepFolder, read_records
+from sweeper.records import RunRecord, SweepFolder, read_records
 from sweeper.spec import Question, Reference, RunSpec, Sweep
 from sweeper.suggestions import suggested_specs
 
@@ -33,11 +33,17 @@ def open_sweep(name: str, overrides: Sequence[str], runs: Path) -> tuple[Sweep, 
     return replace(sweep, notes=sweep.notes + expansion.notes + notes), expansion.specs + added, folder
 
 
-def collect_sweep(specs: tuple[RunSpec, ...], folder: SweepFolder) -> Path:
-    """Write `results.csv` and `results.parquet` of the cells that have a record; returns the CSV's path."""
+def collect_sweep(
+    specs: tuple[RunSpec, ...], folder: SweepFolder, records: Mapping[str, RunRecord] | None = None
+) -> Path:
+    """Write `results.csv` and `results.parquet` of the cells that have a record; returns the CSV's path.
+
+    `records` are those of the folder, where they have been read already.
+    """
     from sweeper.table import results, write_results
 
-    return write_results(results(read_records(folder).values(), specs), folder.path)
+    found = read_records(folder) if records is None else records
+    return write_results(results(found.values(), specs), folder.path)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +55,10 @@ class Analysed:
     question: Question
     specs: tuple[RunSpec, ...] = ()
     """The cells of the sweep; none for a file or for imported rows alone."""
+    sweep: Sweep | None = None
+    """The sweep itself, where there is one."""
+    records: Mapping[str, RunRecord] = field(default_factory=dict)
+    """Every record in its folder, by run_id."""
     folder: SweepFolder | None = None
     """None for a file."""
     notes: tuple[str, ...] = ()
@@ -120,7 +130,15 @@ def _open_results(source: str, overrides: Sequence[str], runs: Path, asked: Aske
     missing = len(specs) - sum(spec.run_id in records for spec in specs)
     waiting = (f"{missing} of {len(specs)} cells have no result: see sweeper status {source}",) if missing else ()
     return Analysed(
-        title=sweep.name, table=rows, question=question, specs=specs, folder=folder, notes=notes, warnings=waiting
+        title=sweep.name,
+        table=rows,
+        question=question,
+        specs=specs,
+        sweep=sweep,
+        records=records,
+        folder=folder,
+        notes=notes,
+        warnings=waiting,
     )
 
 

@@ -51,7 +51,7 @@ def report(
     from sweeper.figures import plot_question
     from sweeper.report import Material, figures_for, read_origin, tool_versions, write_report
     from sweeper.series import read_series
-    from sweeper.sources import open_source, open_sweep
+    from sweeper.sources import open_source
 
     found = open_source(source, overrides or [], runs, asked)
     title, by_method = Path(found.title).name, method_of(method)
@@ -105,7 +105,9 @@ def report(
         loss=asked.loss,
         predictions=predictions,
         suggestions=suggestions,
-        origin=read_origin(*open_sweep(source, overrides or [], runs)) if found.specs else None,
+        origin=read_origin(found.sweep, found.specs, found.folder, found.records)
+        if found.sweep is not None and found.folder is not None
+        else None,
         notes=found.notes,
         commands=_commands(
             same,

@@ -169,7 +169,7 @@ def collect(name: SweepName, overrides: Overrides = None, runs: RunsFolder = Pat
     _, specs, folder = open_sweep(name, overrides or [], runs)
     records = read_records(folder)
     wanted = {spec.run_id for spec in specs}
-    typer.echo(str(collect_sweep(specs, folder)))
+    typer.echo(str(collect_sweep(specs, folder, records)))
     states = ", ".join(f"{n} {s}" for s, n in count_states(r.state for i, r in records.items() if i in wanted).items())
     others = len(records.keys() - wanted)
     typer.echo(

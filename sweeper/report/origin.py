@@ -10,7 +10,7 @@ from pathlib import Path
 
 import sweeper
 from sweeper.plan import Totals, make_plan
-from sweeper.records import RunRecord, SweepFolder, read_attempts, read_json, read_records
+from sweeper.records import RunRecord, SweepFolder, read_attempts, read_json
 from sweeper.spec import RunSpec, Sweep
 from sweeper.status import State
 
@@ -55,16 +55,18 @@ class Origin:
     """Results whose attempts left no provenance."""
 
 
-def read_origin(sweep: Sweep, specs: Sequence[RunSpec], folder: SweepFolder) -> Origin:
+def read_origin(
+    sweep: Sweep, specs: Sequence[RunSpec], folder: SweepFolder, records: Mapping[str, RunRecord]
+) -> Origin:
     """The origin of a sweep's results, from its records and the provenance of the attempts that made them.
 
     No scheduler is asked: a report is about results, wherever their folder was copied to.
 
     Raises:
-        SweeperError: A record cannot be read.
+        SweeperError: A provenance cannot be read.
     """
     asked = {spec.run_id: spec for spec in specs}
-    records = {run_id: record for run_id, record in read_records(folder).items() if run_id in asked}
+    records = {run_id: record for run_id, record in records.items() if run_id in asked}
     states: dict[str, State] = dict.fromkeys(asked, "new")
     states |= {run_id: record.state for run_id, record in records.items()}
     plan = make_plan(sweep.name, specs, states, sweep.cluster, sweep.execution)

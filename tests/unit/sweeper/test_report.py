@@ -18,7 +18,7 @@ from sweeper.fits.comparison import Comparison
 from sweeper.fits.dependence import Dependence
 from sweeper.fits.design import Suggestion
 from sweeper.fits.joint import JointFit
-from sweeper.records import SweepFolder, write_json, write_record
+from sweeper.records import SweepFolder, read_records, write_json, write_record
 from sweeper.report import read_origin, render_report, write_report
 from sweeper.report.html import join, tag
 from sweeper.report.night import luminance, night_of
@@ -292,7 +292,7 @@ def test_the_origin_counts_results_and_tallies_what_made_them(tmp_path):
         write_json(
             attempt / "provenance.json", seen | {"packages": {"torch": f"2.1{number}"}, "later": "unknown to us"}
         )
-    origin = read_origin(tiny_sweep(), specs, folder)
+    origin = read_origin(tiny_sweep(), specs, folder, read_records(folder))
     assert (origin.done, origin.diverged, [spec.lr for spec in origin.missing]) == (2, 1, [0.08])
     assert (origin.device_s, origin.unknown) == (60.0, 1)
     assert f"{origin.first:%Y-%m-%d %H:%M}" == "2026-03-10 10:00"
