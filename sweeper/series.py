@@ -1,5 +1,6 @@
 """What a run measured while it trained: its `metrics.jsonl`, all attempts as one series."""
 
+import itertools
 import json
 import math
 from collections import defaultdict
@@ -32,8 +33,8 @@ class Series:
     """Lines that could not be read; the last line of an attempt that ended hard is not counted."""
 
 
-def read_series(folder: SweepFolder, specs: Iterable[RunSpec]) -> tuple[Series, ...]:
-    """The series of the runs that have any, in the order of the specs.
+def read_series(folder: SweepFolder, specs: Iterable[RunSpec], most: int | None = None) -> tuple[Series, ...]:
+    """The series of the runs that have any, in the order of the specs; no more than the first `most` are read.
 
     Attempts overlap, since each goes on from a checkpoint: of a step that several reported, the last one counts.
 
@@ -41,7 +42,7 @@ def read_series(folder: SweepFolder, specs: Iterable[RunSpec]) -> tuple[Series, 
         DiskError: A file is there but cannot be read.
     """
     found = (_read_run(folder, spec) for spec in specs)
-    return tuple(series for series in found if series is not None)
+    return tuple(itertools.islice((series for series in found if series is not None), most))
 
 
 def _read_run(folder: SweepFolder, spec: RunSpec) -> Series | None:

@@ -65,7 +65,9 @@ def report(
         told=found.warnings,
     )
     figured = figures_for(answer, found.question)
-    series = read_series(found.folder, found.specs) if found.folder is not None and found.specs else ()
+    # Metrics are megabytes: of more runs than are drawn unasked, one more is read to know that they are more.
+    most = None if "stability" in figured else MOST_LINES + 1
+    series = read_series(found.folder, found.specs, most) if found.folder is not None and found.specs else ()
     if 0 < len(series) <= MOST_LINES:
         figured = tuple(dict.fromkeys((*figured, "stability")))
     question = replace(found.question, figures=figured)

@@ -4,6 +4,7 @@ import math
 import pytest
 from builders import run_spec
 
+from sweeper.errors import DiskError
 from sweeper.records import SweepFolder
 from sweeper.series import read_series
 
@@ -67,3 +68,14 @@ def test_a_run_carries_what_sets_it_apart(folder):
     write(folder, 1, [{"step": 1, "loss": 4.0}])
     (series,) = read_series(folder, [SPEC])
     assert (series.labels["lr_peak"], series.labels["tokens"]) == (SPEC.lr_peak, SPEC.train.tokens)
+
+
+def test_no_more_runs_are_read_than_are_asked_for(tmp_path):
+    folder, specs = SweepFolder(tmp_path, "tiny"), [run_spec(lr) for lr in (0.01, 0.02, 0.04)]
+    for spec in specs[:2]:
+        (folder.attempt(spec.run_id, 1)).mkdir(parents=True)
+        (folder.attempt(spec.run_id, 1) / "metrics.jsonl").write_text('{"step": 1, "loss": 4.0}\n')
+    (folder.attempt(specs[2].run_id, 1) / "metrics.jsonl").mkdir(parents=True)
+    assert [series.run_id for series in read_series(folder, specs, 2)] == [spec.run_id for spec in specs[:2]]
+    with pytest.raises(DiskError):
+        read_series(folder, specs)
