@@ -292,7 +292,8 @@ def _laplace_draws(
     return draws, np.asarray(weights / weights.sum(), dtype=np.float64)
 
 
-# R rows, each a sweep and constants, P points of each (padded with weight 0), V values of x*, K values of ln κ.
+# R rows, each a sweep and constants: G sweeps times D draws. P points of each (padded with weight 0), V values of x*,
+# K values of ln κ.
 
 
 class _Stack(NamedTuple):
