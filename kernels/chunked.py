@@ -13,15 +13,15 @@ from torch import Tensor
 
 from kernels import reference
 
-CHUNK_LOGITS = 2**26
-"""Logits that are held at once; fewer than twice as many take the plain composition."""
+CHUNK_LOGITS = 2**25
+"""Logits that are held at once; fewer than four times as many take the plain composition."""
 
 
 def linear_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor, multiplier: float = 1.0) -> Tensor:
     """As `kernels.reference.linear_cross_entropy`."""
     # Of a stack, those of one member: what it takes is not to depend on how many there are.
     rows, vocab = x.shape[weight.dim() - 2 : -1].numel(), weight.shape[-2]
-    if rows * vocab < 2 * CHUNK_LOGITS:
+    if rows * vocab < 4 * CHUNK_LOGITS:
         return reference.linear_cross_entropy(x, weight, targets, multiplier)
     if weight.dim() > 2:
         of_member = zip(x, weight, targets.expand(x.shape[:-1]), strict=True)

@@ -125,7 +125,8 @@ def choose_pass(
     if halved == 0:
         return chosen
     fewer = max(1, chosen.sequences >> halved)
-    small = asked == "auto" and fewer * train.model.context < MIN_PASS_TOKENS
+    # Also where there is nothing left to halve: the same again would run out of memory again.
+    small = asked == "auto" and (chosen.sequences >> halved) * train.model.context < MIN_PASS_TOKENS
     return found(fewer, checkpointing=chosen.checkpointing or small)
 
 
@@ -185,7 +186,7 @@ def memory_bytes(
     tokens = sequences * train.model.context
     logits, vocab = logit_bytes(train.model, train.precision), train.model.vocab
     one_pass = tokens * (activation_bytes(train.model, train.precision, checkpointing=checkpointing) - logits)
-    if tokens * vocab < 2 * CHUNK_LOGITS:
+    if tokens * vocab < 4 * CHUNK_LOGITS:
         one_pass += tokens * logits
     else:  # a chunk of them, the gradients of what makes them, and the head's copy in a lower precision
         one_pass += CHUNK_LOGITS // vocab * logits + (tokens + vocab) * train.model.width * b
@@ -237,8 +238,8 @@ def checkpoint_bytes(train: TrainConfig, *, keep_final: bool) -> CheckpointBytes
     return CheckpointBytes(one=one, peak=(CHECKPOINTS_KEPT + 1) * one, kept=final if keep_final else 0)
 
 
-CHUNK_LOGITS = 2**26
-"""Logits that are held at once where there are twice as many: `kernels.chunked`."""
+CHUNK_LOGITS = 2**25
+"""Logits that are held at once where there are four times as many: `kernels.chunked`."""
 
 
 def logit_bytes(config: ModelConfig, precision: Literal["float64", "float32", "bfloat16"]) -> int:

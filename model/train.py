@@ -2,7 +2,8 @@
 
 The losses of a run depend on its configuration only. They are the same bit for bit on a CPU whether or not the run was
 interrupted, and the same up to rounding whatever the micro-batch, the number of ranks, and whether other runs are
-trained together with it. Which ones does not matter.
+trained together with it. Which ones does not matter. Only what `execution.compile=auto` measures is measured again by a
+run that was killed before its first checkpoint, and may come out otherwise.
 """
 
 import math
@@ -89,6 +90,8 @@ class Outcome:
     """Members that it was trained with from this attempt's start on, itself among them."""
     device: str
     """What rank 0 trained on, as torch calls it: `cpu`, or the model of a GPU."""
+    begun: bool = field(default=True, kw_only=True)
+    """Whether it was trained at all: false of one that was asked to stop before its turn."""
     stability: Mapping[str, float]
     """What was last measured (`model.stability`), averaged over layers, by metric; of a run that is done, at its last
     step."""
@@ -284,7 +287,7 @@ def train(
         world = join(execution.device)
         if len(members) > 1 and world.size > 1:
             raise ValueError("a stack is trained by one process; train these runs one by one")
-        memory = memory or world.memory / sharing
+        memory = (memory or world.memory / sharing) / len(members)
         execution = _sized(members[0].config, execution, caller, memory=memory, halved=halved)
         outcomes: dict[int, Outcome] = {}
         for some, step in _together(dict(enumerate(members)), execution, caller, tried):
@@ -300,11 +303,13 @@ def train(
 def _sized(config: TrainConfig, execution: Execution, caller: _Caller, *, memory: float, halved: int) -> Execution:
     """The execution with the size of a pass and whether activations are kept, the same on every rank."""
     world = join(execution.device)
+    told_memory, told_halved = from_lead(f"{memory!r} {halved}", world).split()
+    halved = int(told_halved)
     chosen = choose_pass(
         config,
         execution,
         processes=world.size,
-        budget=MEMORY_SHARE * float(from_lead(repr(memory), world)),
+        budget=MEMORY_SHARE * float(told_memory),
         shard_processes=shard_processes(execution, world),
         halved=halved,
     )
@@ -330,6 +335,7 @@ def _not_begun(member: Member, execution: Execution) -> Outcome:
         wall_time_s=0.0,
         tokens_per_s=0.0,
         reason="asked to stop before its turn",
+        begun=False,
         stack=1,
         device=join(execution.device).device_name,
         stability={},
@@ -459,6 +465,11 @@ def _train_on(run: _Run, courses: list[_Course], caller: _Caller, *, started: fl
         validations: Sequence[float | None] = [None] * len(courses)
         if _validates(config, step + 1) and not all(course.progress.divergence.reason for course in courses):
             validations = _validate(run, courses, caller, step + 1, speed)
+        if undecided and step + 1 >= COMPILE_AFTER:  # before a checkpoint of this step, which is to know
+            undecided = False
+            if (config.steps - step - 1) * look.step_s >= COMPILE_FROM_S:
+                course = courses[0]
+                course.progress = replace(course.progress, compiled=_try_compiled(run, course, caller, step))
         left = []
         for place, (course, seen, loss) in enumerate(zip(courses, counted, validations, strict=True)):
             validation = None if course.progress.divergence.reason else loss
@@ -476,11 +487,6 @@ def _train_on(run: _Run, courses: list[_Course], caller: _Caller, *, started: fl
                 caller.ended(course.number, outcome)
         if not left:
             return outcomes
-        if undecided and step + 1 >= COMPILE_AFTER:
-            undecided = False
-            if (config.steps - step - 1) * look.step_s >= COMPILE_FROM_S:
-                course = courses[0]
-                course.progress = replace(course.progress, compiled=_try_compiled(run, course, caller, step))
         if len(left) < len(courses):
             run, courses = _narrowed(run, courses, left), [courses[place] for place in left]
         looked = time.monotonic()

@@ -1,6 +1,5 @@
 """Why a run stands where it does: one sentence for people, and the last lines of what went wrong; pure."""
 
-import math
 import time
 from dataclasses import dataclass
 
@@ -183,15 +182,18 @@ def _smaller(spec: RunSpec, look: Look, last: Attempt) -> str:
     execution, processes, cluster = _execution(job[0] if job else None, look)
     share = -(-spec.train.batch_sequences // processes)
     halved = halvings([(attempt, None) for attempt in look.evidence[spec.run_id].attempts])
+    if cluster is None:  # what its machine holds is not known here
+        return "its next attempt takes half as many sequences at a time"
     next_pass = choose_pass(
         spec.train,
         execution,
         processes=processes,
-        budget=MEMORY_SHARE * 2**30 * cluster.memory_gib if cluster else math.inf,  # a machine's own is not known here
-        shard_processes=shards(execution, processes, cluster) if cluster else 0,
+        budget=MEMORY_SHARE * 2**30 * cluster.memory_gib,
+        shard_processes=shards(execution, processes, cluster),
         halved=halved,
     )
-    return f"its next attempt takes {next_pass.sequences} of {share} sequences at a time"
+    again = " and computes activations twice" if next_pass.checkpointing else ""
+    return f"its next attempt takes {next_pass.sequences} of {share} sequences at a time{again}"
 
 
 def _execution(job: JobFile | None, look: Look) -> tuple[Execution, int, Cluster | None]:

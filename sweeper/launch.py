@@ -102,7 +102,8 @@ class LaunchResult:
 def plan_sweep(sweep: Sweep, specs: Sequence[RunSpec], folder: SweepFolder) -> Plan:
     """The plan of a sweep as the disk, this machine and SLURM show it now.
 
-    On cores of this machine each run may take the whole memory: how many are trained at a time follows from it.
+    On cores of this machine each run may take the whole memory: how many are trained at a time follows from it. Those
+    that share a GPU take a part of its memory each.
     """
     evidence = read_evidence(folder, [spec.run_id for spec in specs], ask_about(folder))
     cluster, execution = sweep.cluster, sweep.execution
@@ -110,6 +111,9 @@ def plan_sweep(sweep: Sweep, specs: Sequence[RunSpec], folder: SweepFolder) -> P
     if cluster.scheduler == "local" and fits("cpu", cluster):
         has_gib = machine_memory() / local.GIB / cluster.processes
         cluster = replace(cluster, gpu=replace(cluster.gpu, memory_gib=has_gib))
+    elif cluster.scheduler == "local" and cluster.parallel > 1 and execution.device != "cpu":
+        sharing = math.ceil(cluster.parallel / max(1, len(local.visible_gpus())))
+        cluster = replace(cluster, gpu=replace(cluster.gpu, memory_gib=cluster.gpu.memory_gib / sharing))
     return make_plan(
         sweep.name,
         specs,
@@ -356,14 +360,14 @@ class _Following:
         for run_id, run in self.planned.items():
             if run.state == "running":
                 self._adopt_holder(run_id)
-        self.waiting = deque(self._loads(slots, memory_gib))
+        self.waiting = deque(self._loads(slots))
         held = {run_id for active in self.active.values() for run_id in active.runs}
         # What was running when the plan was made and is held by nobody now died in between.
         gone = [r for r, run in self.planned.items() if run.state == "running" and r not in held]
         now = states(read_evidence(self.folder, gone))
         self.waiting.extend(Load(runs=(self.specs[r],)) for r in gone if now[r] not in FINISHED | ACTIVE)
 
-    def _loads(self, slots: Sequence[local.Slot], memory_gib: float) -> list[Load]:
+    def _loads(self, slots: Sequence[local.Slot]) -> list[Load]:
         """The runs of the plan, shared out over processes."""
         cluster, execution = self.sweep.cluster, self.sweep.execution
         runs = [spec for job in self.plan.jobs for spec in job.runs]
@@ -380,7 +384,7 @@ class _Following:
             execution,
             longest_s=sum(seconds.values()) / len(slots),  # a fair share: no core is left without work
             gpu=gpu,
-            budget_gib=max(memory_gib, room_gib / per_slot - local.PROCESS_GIB),
+            budget_gib=room_gib / per_slot - local.PROCESS_GIB,
             memory_gib={spec.run_id: self.planned[spec.run_id].memory_gib for spec in runs},
         )
 
@@ -527,7 +531,8 @@ class _Following:
                 last = seen.attempts[-1] if seen.attempts else None
                 end = last.end if last is not None and run_id in begun else None
                 advanced = any((self.folder.run(run_id) / "checkpoint").glob("*"))
-                if (end is not None and end.state == "stopped" and advanced) or (blamed and run_id not in begun):
+                free = end is not None and end.state == "stopped" and (advanced or end.cause == "turn")
+                if free or (blamed and run_id not in begun):
                     again.append(self.specs[run_id])
                 elif active.stacked and end is not None and end.state == "lost":
                     # They failed together, whoever's fault it was: each is tried by itself, and that counts.

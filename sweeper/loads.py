@@ -1,7 +1,7 @@
 """What one process trains at once: a run, or a stack of runs that differ in rates and seeds only; pure."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from model.config import Execution, TrainConfig
@@ -37,25 +37,27 @@ def loads(
     gpu: bool,
     budget_gib: float,
     memory_gib: Mapping[str, float],
+    alone: Collection[str] = (),
 ) -> list[Load]:
     """The runs shared out, the costliest first; by itself what is not to be fused, cannot be, or would not gain.
-
 
     Args:
         runs: Those to be started; each once.
         seconds: What each is estimated to take.
-        longest_s: What the runs of a stack may take at most with `fuse=auto`, one after another.
+        longest_s: What the runs of a stack may take at most with `fuse=auto`, one after another, seconds.
         gpu: Whether they train on GPUs.
         budget_gib: Memory of one process.
-        memory_gib: What a run takes of it.
+        memory_gib: What a run takes of it; the trial of `fuse=auto` holds one more.
+        alone: Runs that are not to be fused.
     """
     together: dict[TrainConfig | str, list[RunSpec]] = {}
     for spec in runs:
-        together.setdefault(_key(spec, fuse, execution, gpu=gpu) or spec.run_id, []).append(spec)
+        key = None if spec.run_id in alone else _key(spec, fuse, execution, gpu=gpu)
+        together.setdefault(key or spec.run_id, []).append(spec)
     found: list[Load] = []
     for same in together.values():
         first = same[0].run_id
-        most = math.floor(budget_gib / max(memory_gib[first], 1e-9))
+        most = math.floor(budget_gib / max(memory_gib[first], 1e-9)) - (fuse == "auto")
         brief = min(MEMBERS, math.floor(longest_s / max(seconds[first], 1e-9) + 1e-6))
         most = min(most, fuse if isinstance(fuse, int) else brief)
         parts = math.ceil(len(same) / max(1, most))

@@ -1,7 +1,7 @@
 """What is left to run and what it costs; pure."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -130,6 +130,8 @@ FORWARD = 1 / 3
 """Of the time of a step, its forward passes: what a second one costs."""
 SAFETY = 1.5
 """A time limit over the estimate of measured runs."""
+TOGETHER_S = 3600.0
+"""What the runs of a stack may take on a cluster one after another: by themselves they could be trained at once."""
 LIMIT_SHARE = 0.75
 """Of the profile's time limit that what is planned for one job fills."""
 
@@ -144,6 +146,7 @@ def make_plan(
     at_once: int = 0,
     calibrated: Mapping[str, float] | None = None,
     fuse: Fuse = "off",
+    alone: Collection[str] = (),
 ) -> Plan:
     """Price every run, choose its devices, and make jobs of those that have no result and that nobody works on.
 
@@ -157,6 +160,7 @@ def make_plan(
         calibrated: Tokens per second of one process by `step_key`; they take the place of the profile's throughput.
         fuse: Which runs of a process each are trained together in a job of SLURM; on this machine `sweeper.launch`
             forms stacks, by what is free when it starts.
+        alone: Runs that are trained by themselves in any case.
 
     Raises:
         ConfigError: No number of devices holds a run.
@@ -172,7 +176,7 @@ def make_plan(
         sweep=sweep,
         device=cluster.gpu.name,
         runs=runs,
-        jobs=_jobs(by_cost, cluster, execution, fuse),
+        jobs=_jobs(by_cost, cluster, execution, fuse, alone),
         totals=Totals(
             runs=len(once),
             left=len(left),
@@ -195,7 +199,11 @@ def _disk_gib(once: Sequence[PlannedRun], left: Sequence[PlannedRun], at_once: i
 
 
 def _jobs(
-    by_cost: Sequence[tuple[RunSpec, PlannedRun]], cluster: Cluster, execution: Execution, fuse: Fuse
+    by_cost: Sequence[tuple[RunSpec, PlannedRun]],
+    cluster: Cluster,
+    execution: Execution,
+    fuse: Fuse,
+    alone: Collection[str],
 ) -> tuple[Job, ...]:
     """One job per load; on whole nodes loads of one shape are packed together, neighbours in cost."""
     shapes: dict[tuple[int, int], list[tuple[RunSpec, PlannedRun]]] = {}
@@ -207,7 +215,7 @@ def _jobs(
         size = max(1, cluster.slurm.processes_per_node // processes) if whole else 1
         planned = {run.run_id: run for _, run in pairs}
         if cluster.scheduler == "slurm" and processes == 1:
-            shared = _loads(pairs, cluster, execution, fuse, at_once=size)
+            shared = _loads(pairs, cluster, execution, fuse, alone, at_once=size)
         else:
             shared = [Load(runs=(spec,)) for spec, _ in pairs]
         for first in range(0, len(shared), size):
@@ -219,7 +227,13 @@ def _jobs(
 
 
 def _loads(
-    pairs: Sequence[tuple[RunSpec, PlannedRun]], cluster: Cluster, execution: Execution, fuse: Fuse, *, at_once: int
+    pairs: Sequence[tuple[RunSpec, PlannedRun]],
+    cluster: Cluster,
+    execution: Execution,
+    fuse: Fuse,
+    alone: Collection[str],
+    *,
+    at_once: int,
 ) -> list[Load]:
     """Stacks that end well within the time limit even one run after another, and fill a node that is given whole."""
     seconds = {run.run_id: 3600 * run.gpu_hours for _, run in pairs}
@@ -228,10 +242,11 @@ def _loads(
         seconds,
         fuse,
         execution,
-        longest_s=min(sum(seconds.values()) / at_once, LIMIT_SHARE * 60 * cluster.slurm.time_min),
+        longest_s=min(sum(seconds.values()) / at_once, TOGETHER_S, LIMIT_SHARE * 60 * cluster.slurm.time_min),
         gpu=cluster.slurm.gpus_per_node > 0,
         budget_gib=_budget(cluster) / GIB,
         memory_gib={run.run_id: run.memory_gib for _, run in pairs},
+        alone=alone,
     )
 
 
@@ -260,11 +275,11 @@ def _planned(
     calibrated_speed = calibrated.get(step_key(train, execution)) if calibrated and ours else None
     if calibrated_speed:
         device_s = train.tokens / calibrated_speed
-    processes = cluster.processes or (_processes(spec, device_s, cluster, execution) if described else 1)
+    processes = cluster.processes or (
+        _processes(spec, device_s, cluster, execution, calibrated=calibrated_speed is not None) if described else 1
+    )
     chosen = _pass(spec, processes, execution, cluster)
-    looks_ahead = train.looks_ahead(train.batch_sequences // processes, chosen.sequences)
-    # Calibrated steps compute again what they did not keep.
-    device_s *= 1 + FORWARD * (looks_ahead + (chosen.checkpointing and not calibrated_speed))
+    device_s *= _twice(spec, chosen, processes, calibrated=calibrated_speed is not None)
     per_node = cluster.slurm.processes_per_node if cluster.scheduler == "slurm" else processes
     measured = speeds.get((shape.params_total, processes))
     if measured is None and calibrated_speed:
@@ -349,7 +364,13 @@ def _time_min(estimate_s: float | None, cluster: Cluster) -> int:
     return min(cluster.slurm.time_min, math.ceil(SAFETY * estimate_s / 60) + STARTUP_MIN)
 
 
-def _processes(spec: RunSpec, device_s: float, cluster: Cluster, execution: Execution) -> int:
+def _twice(spec: RunSpec, chosen: Pass, processes: int, *, calibrated: bool) -> float:
+    """Time of a step with what it computes twice, over that without: calibrated steps compute activations again."""
+    looks_ahead = spec.train.looks_ahead(spec.train.batch_sequences // processes, chosen.sequences)
+    return 1 + FORWARD * (looks_ahead + (chosen.checkpointing and not calibrated))
+
+
+def _processes(spec: RunSpec, device_s: float, cluster: Cluster, execution: Execution, *, calibrated: bool) -> int:
     """The fewest devices that hold a run and end it within `LIMIT_SHARE` of the time limit; at most all there are.
 
     Those that hold it without computing activations twice come first, unless that is asked for.
@@ -372,7 +393,8 @@ def _processes(spec: RunSpec, device_s: float, cluster: Cluster, execution: Exec
             f"per process but a {cluster.gpu.name} has {cluster.memory_gib:g}; set execution.layout=fsdp, {smaller}"
             "more cluster.slurm.nodes, or cluster.processes yourself"
         )
-    quick = [p for p in fitting if device_s / p <= LIMIT_SHARE * 60 * cluster.slurm.time_min]
+    within_s = LIMIT_SHARE * 60 * cluster.slurm.time_min
+    quick = [p for p in fitting if device_s * _twice(spec, passes[p], p, calibrated=calibrated) / p <= within_s]
     return quick[0] if quick else fitting[-1]
 
 

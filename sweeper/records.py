@@ -162,11 +162,11 @@ def owner_of(pid: int) -> Owner:
 
 
 Cause = Literal[
-    "", "time", "signal", "superseded", "killed", "memory", "disk", "hung", "peer", "stack", "node", "cancelled"
+    "", "time", "signal", "turn", "superseded", "killed", "memory", "disk", "hung", "peer", "stack", "node", "cancelled"
 ]
-"""What ended an attempt, for programs: the time limit, another signal, an attempt that took over, a kill without a
-word, memory or disk that was not given, no step for too long, another rank, an error of all the runs that were trained
-together, the node, a person; "" is none of these."""
+"""What ended an attempt, for programs: the time limit, another signal, either of them before its turn among runs that
+one process trains, an attempt that took over, a kill without a word, memory or disk that was not given, no step for too
+long, another rank, an error of all the runs that were trained together, the node, a person; "" is none of these."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from sweeper.spec import Cluster
 Tried = Sequence[tuple[Attempt, Beat | None]]
 """Attempts that count, in their order, each with its last heartbeat."""
 
-BLAMELESS = frozenset({"superseded", "cancelled", "stack"})
+BLAMELESS = frozenset({"superseded", "cancelled", "stack", "turn"})
 """Ends that say nothing about the run."""
 
 

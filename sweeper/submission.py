@@ -42,11 +42,13 @@ from sweeper.records import (
     write_submitted,
     write_text,
 )
+from sweeper.retries import is_tried_alone
 from sweeper.scheduler.arrays import LimitError, Shape, UnansweredError, keeper_script, sbatch_script, submit_script
 from sweeper.slurm import Queue, Settings, SlurmError, ask_queue, exclude_nodes, read_settings, require_slurm
 from sweeper.snapshot import take_snapshot
 from sweeper.spec import Cluster, RunSpec, Sweep
 from sweeper.status import FINISHED, STARTABLE, State, state_of, states
+from sweeper.supervisor import tries
 
 MAX_ARRAY_SIZE = 1001
 """Most elements of an array where the cluster does not say (slurm.conf, MaxArraySize)."""
@@ -350,7 +352,15 @@ def submit_again(
             continue
         known = read_calibration(folder, part.cluster)
         plan = make_plan(
-            launch.sweep, specs, {}, part.cluster, part.execution, speeds, calibrated=known, fuse=part.fuse
+            launch.sweep,
+            specs,
+            {},
+            part.cluster,
+            part.execution,
+            speeds,
+            calibrated=known,
+            fuse=part.fuse,
+            alone={s.run_id for s in specs if is_tried_alone(tries(folder, s.run_id), part.cluster)},
         )
         if sent.limit:
             sent = replace(sent, waiting=sent.waiting + len(specs))
@@ -400,11 +410,11 @@ def arrays(
 def intent(launch: Launched, array: Array, name: str) -> JobFile:
     """What is written down of an array before it is submitted."""
     first = array.jobs[0]
-    tries: Literal["auto", "always"] = "auto" if launch.fuse == "auto" else "always"
+    how: Literal["auto", "always"] = "auto" if launch.fuse == "auto" else "always"
     return JobFile(
         job=name,
         tasks=tuple(tuple(spec.run_id for spec in job.runs) for job in array.jobs),
-        together=tries if first.stacked else "",
+        together=how if first.stacked else "",
         stacks=tuple(tuple(len(load.runs) for load in job.loads) for job in array.jobs) if first.stacked else (),
         code=launch.code,
         processes=first.processes,

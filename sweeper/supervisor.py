@@ -109,6 +109,8 @@ class _Charge:
     """The runs of these processes."""
     output: Path | None = None
     starts: int = 0
+    started: float = 0.0
+    """When they were, seconds since the epoch."""
     looked: float = 0.0
     told: int = 0
     """Signals passed on to its processes."""
@@ -245,7 +247,7 @@ class _Watch:
             charge.process = None
         elif (since_s := time.time() - charge.looked) > LOOK_S:
             charge.looked = time.time()
-            if any(is_held(self.folder, run_id) for run_id in self._at_work(charge)):
+            if any(is_held(self.folder, run_id) for run_id in self._open(charge)):
                 self._end_held(charge, charge.process)
             else:
                 # A suspended job stands still with its supervisor: all but a look of that is no silence.
@@ -299,7 +301,7 @@ class _Watch:
         charge.output.parent.mkdir(exist_ok=True)
         charge.at_work = runs
         charge.starts += 1
-        charge.looked = time.time()
+        charge.started = charge.looked = time.time()
         charge.held_since = 0.0
         words = [*step_words(self.job, packed=self.packed), "sweeper.worker_entry", str(self.path), *runs]
         # Where SLURM knows of no GPUs to hand out, a run takes those of its place on the node.
@@ -323,7 +325,7 @@ class _Watch:
     def _settle(self, charge: _Charge, code: int) -> None:
         """The processes are gone: see to it that the attempts they made have an end."""
         left = self._at_work(charge)
-        made = {run_id: last for run_id in left if (last := self._made_here(run_id)) is not None}
+        made = {run_id: last for run_id in left if (last := self._made(charge, run_id)) is not None}
         said = tail(charge.output)
         for run_id, last in made.items():
             if last.end is None:
@@ -336,11 +338,12 @@ class _Watch:
             for run_id in left:
                 self._settle_unclaimed(charge, run_id, code, said)
 
-    def _made_here(self, run_id: str) -> Attempt | None:
-        """The last attempt at a run, if it was made by processes that this one started."""
+    def _made(self, charge: _Charge, run_id: str) -> Attempt | None:
+        """The last attempt at a run, if the processes that were started last made it."""
         attempts = counted_attempts(self.folder, run_id)
         last = attempts[-1] if attempts else None
-        return last if last is not None and self._ours(last) and last.owner.time > self.began else None
+        since = max(self.began, charge.started)
+        return last if last is not None and self._ours(last) and last.owner.time >= since else None
 
     def _end_silent(self, charge: _Charge, run_id: str, last: Attempt, code: int, said: str) -> None:
         # A rank that fails takes the others along, and rank 0 may come to say nothing.
@@ -361,6 +364,11 @@ class _Watch:
         else:
             charge.leave(run_id)
 
+    def _open(self, charge: _Charge) -> dict[str, Attempt]:
+        """The attempts of a charge's processes that go on."""
+        tried = {run_id: counted_attempts(self.folder, run_id) for run_id in self._at_work(charge)}
+        return {r: made[-1] for r, made in tried.items() if made and made[-1].end is None and self._ours(made[-1])}
+
     def _at_work(self, charge: _Charge) -> list[str]:
         """The runs of a charge's processes that have no result yet."""
         return [run_id for run_id in charge.at_work if read_record(self.folder, run_id) is None]
@@ -373,26 +381,32 @@ class _Watch:
         charge.held_since = charge.held_since or time.time()
         if time.time() - charge.held_since < HELD_GRACE_S:
             srun.send_signal(PASSED_ON[signal.SIGTERM])
-        else:
-            srun.kill()
+            return
+        for run_id, attempt in self._open(charge).items():
+            if not is_held(self.folder, run_id):
+                reason = "a run that was trained together with it was cancelled and did not end"
+                write_end(self.folder, run_id, attempt.number, End(state="lost", cause="stack", reason=reason))
+        srun.kill()
 
     def _end_if_hung(self, charge: _Charge, srun: "subprocess.Popen[bytes]", since_s: float) -> None:
         """Kill the step of runs that make no step any more and whose processes do not see it themselves.
 
         `since_s` went by since the last look.
         """
-        made = {run_id: tried[-1] for run_id in self._at_work(charge) if (tried := tries(self.folder, run_id))}
-        open_ = {r: (last, beat) for r, (last, beat) in made.items() if last.end is None and self._ours(last)}
+        open_ = self._open(charge)
         if not open_:
             return
-        run_id, (last, beat) = next(iter(open_.items()))  # those of a stack make their steps together
+        beats = {run_id: read_beat(self.folder, run_id, attempt.number) for run_id, attempt in open_.items()}
+        # Of a stack one that is at work: others may wait for their turn, or for the disk to take their results.
+        run_id = max(open_, key=lambda r: (beat.limit_s > 0, beat.stepped) if (beat := beats[r]) else (False, 0.0))
+        last, beat = open_[run_id], beats[run_id]
         seen = run_id, last.number, beat.stepped if beat else 0.0
         silent_s = charge.silent_s + since_s if seen == charge.seen else 0.0
         charge.seen, charge.silent_s = seen, silent_s
         if silent_s > hang_limit(beat, self.job.profile.hang_s):
             charge.silent_s = 0.0  # a disk that takes no end may be what the run waits for too: it gets the time again
             reason = f"no step for {silent_s:.0f} s on {last.seat.node}"
-            for run_id, (attempt, _) in open_.items():
+            for run_id, attempt in open_.items():
                 write_end(self.folder, run_id, attempt.number, End(state="lost", cause="hung", reason=reason))
             try:
                 cancel_step(last.seat.step)

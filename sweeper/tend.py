@@ -262,6 +262,7 @@ def _end_the_hung(
     say: Callable[[str], None],
 ) -> None:
     """Put back jobs whose run makes no step any more and whose supervisor does nothing about it."""
+    ended: set[tuple[str, str]] = set()
     for run_id, seen in evidence.items():
         last = seen.attempts[-1] if seen.attempts else None
         if last is None or last.end is not None or seen.job != "alive" or not last.seat.scheduled:
@@ -287,6 +288,9 @@ def _end_the_hung(
             End(state="lost", cause="hung", reason=f"no step for {silent_s:.0f} s on {last.seat.node}"),
         )
         say(f"{run_id}: no step for {silent_s:.0f} s on {last.seat.node}; its processes are ended")
+        if (task.job_id, last.seat.step) in ended:  # of runs that are trained together
+            continue
+        ended.add((task.job_id, last.seat.step))
         try:
             cancel_step(last.seat.step)  # its supervisor takes it from there, and others of the job go on
         except SlurmError:

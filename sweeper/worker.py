@@ -490,7 +490,9 @@ class _Recorder:
         self.finished = True
 
     def leave(self, member: int) -> None:
-        """A member that makes no steps any more, while others do: its last sign of life."""
+        """A member that makes no steps any more, while others do: its last sign of life, and no silence after it."""
+        if member in self.standing:
+            self.standing[member] = replace(self.standing[member], limit_s=0.0)
         self._beat()
         self.standing.pop(member, None)
 
@@ -579,9 +581,12 @@ class _Recorder:
             self._beat_once()
 
     def _beat_once(self) -> None:
-        now = time.time()
-        for member, standing in tuple(self.standing.items()):
+        now, found = time.time(), tuple(self.standing.items())
+        latest = max((standing.stepped for _, standing in found), default=0.0)
+        for member, standing in found:
             run_id, number, _ = self.members[member]
+            if standing.stepped < latest:  # it waits while others make their steps, for as long as they take
+                standing = replace(standing, limit_s=0.0)
             try:
                 if is_superseded(self.folder, run_id, number):
                     if len(self.members) > 1:  # it leaves the others when it would write next
@@ -611,6 +616,8 @@ def _finish(
             log.warning("another attempt took over: nothing more is written")
             return
         cause: Cause = "time" if stop.received == signal.SIGUSR2 else "signal"
+        if spec.trainer.kind == "builtin" and not outcome.begun:
+            cause = "turn"
         reason = outcome.reason or f"stopped at step {outcome.steps}"
         write_end(folder, spec.run_id, number, End(state="stopped", cause=cause, reason=reason))
         return

@@ -106,7 +106,7 @@ def launch(
         float | None, typer.Option(min=0, help="GPU-hours at hand; start nothing if more are left.")
     ] = None,
     canary: Annotated[
-        bool, typer.Option("--canary", help="The smallest and the largest run first; the others once these are done.")
+        bool, typer.Option("--canary", help="The smallest and the largest job first; the others once these are done.")
     ] = False,
     keeper: Annotated[
         bool, typer.Option("--keeper", help="Also submit a one-CPU job that tends the sweep to its end.")

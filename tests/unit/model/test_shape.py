@@ -221,3 +221,9 @@ def test_more_memory_never_means_smaller_passes_of_the_same_kind(share, budget, 
     assert less.memory <= budget or less == choose_pass(
         run, Execution(activation_checkpointing=asked), processes=1, budget=0
     )
+
+
+def test_where_nothing_is_left_to_halve_a_lack_of_memory_has_activations_computed_twice():
+    run = train(batch=1, context=4096)
+    assert chosen(run, 10**15) == (1, False)
+    assert chosen(run, 10**15, halved=1) == (1, True)

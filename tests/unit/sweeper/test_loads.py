@@ -67,8 +67,14 @@ def test_a_pass_is_what_counts_as_small():
 
 
 def test_memory_bounds_a_stack():
-    assert sizes(rates(8), memory_gib=1.0, budget_gib=3.5) == [3, 3, 2]
+    assert sizes(rates(8), memory_gib=1.0, budget_gib=3.5, fuse=8) == [3, 3, 2]
+    assert sizes(rates(8), memory_gib=1.0, budget_gib=4.5) == [3, 3, 2]  # a run by itself is tried beside them
     assert sizes(rates(2), memory_gib=9.0, budget_gib=3.5) == [1, 1]
+
+
+def test_some_are_trained_by_themselves_in_any_case():
+    specs = rates(4)
+    assert sizes(specs, fuse=8, alone={specs[1].run_id}) == [3, 1]
 
 
 def test_the_costliest_come_first():

@@ -80,7 +80,7 @@ def test_memory_is_met_at_once_and_more_often_than_crashes():
     assert next_attempt(tried(*[("error", "memory", 0, 0)] * 8), CLUSTER).action == "give up"
 
 
-@pytest.mark.parametrize("cause", ["superseded", "cancelled", "stack"])
+@pytest.mark.parametrize("cause", ["superseded", "cancelled", "stack", "turn"])
 def test_some_ends_say_nothing_about_the_run(cause):
     assert next_attempt(tried(*[("stopped", cause, 0, 0)] * 9), CLUSTER).failures == 0
 

@@ -291,3 +291,41 @@ def test_a_stack_that_hangs_is_ended_whole(stack, folder, watch, clock, ended_st
     look_on(watch, charge, clock, 1200)
     assert {read_attempts(folder, run_id)[-1].end.cause for run_id in "abc"} == {"hung"}
     assert ended_steps
+
+
+def test_processes_that_die_before_they_claim_their_runs_count_each_time(stack, folder, watch, clock):
+    charge, steps = stack
+    watch.look_after(charge)
+    ended(folder, begun(folder, "abc"), cause="stack")
+    for _ in range(40):
+        steps[-1][1].returncode = 1
+        watch.look_after(charge)
+        clock[0] += 1000
+        watch.look_after(charge)
+        if charge.done:
+            break
+    assert charge.done
+    assert len(steps) < 15
+    assert {len(read_attempts(folder, run_id)) for run_id in "abc"} == {4}
+
+
+def test_a_cancelled_member_that_does_not_end_costs_the_others_no_attempt(stack, folder, watch, clock, ended_steps):
+    charge, steps = stack
+    watch.look_after(charge)
+    begun(folder, "abc")
+    hold_run(folder, "b", "a person")
+    look_on(watch, charge, clock, 330)
+    assert steps[0][1].returncode == -9
+    assert [read_attempts(folder, run_id)[-1].end.cause for run_id in "ac"] == ["stack", "stack"]
+    assert ended_steps == ["7.0"]
+
+
+def test_of_a_stack_whoever_makes_steps_says_that_it_does_not_hang(stack, folder, watch, clock, ended_steps):
+    charge, _ = stack
+    watch.look_after(charge)
+    numbers = begun(folder, "abc")
+    write_beat(folder, "a", numbers["a"], beat(clock[0], clock[0], run_id="a", limit_s=0.0))  # waits for the disk
+    for _ in range(40):
+        write_beat(folder, "b", numbers["b"], beat(clock[0], clock[0], run_id="b"))
+        look_on(watch, charge, clock, 60)
+    assert ended_steps == []

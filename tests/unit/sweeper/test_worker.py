@@ -297,3 +297,24 @@ def test_a_worker_tells_training_what_slurm_gives_a_process_and_how_often_that_w
     assert _memory(folder, local, spec) == {"memory": 0.0, "sharing": 3, "halved": 2}
     assert _memory(folder, gpus, spec) == {"memory": 0.0, "sharing": 1, "halved": 2}
     assert _memory(folder, cores, spec) == {"memory": 2.0 * 2**30, "sharing": 1, "halved": 2}
+
+
+def test_members_that_wait_or_have_ended_are_never_silent_for_too_long(folder):
+    numbers = {run_id: claim_attempt(folder, run_id, SEAT) for run_id in "abc"}
+    members = [(run_id, number, io.StringIO()) for run_id, number in numbers.items()]
+    with _Recorder(folder, JOB, PLACE, members, NeverAsked(), by_command=False) as recorder:
+        for member in range(3):
+            recorder.progress(member, 0, 100, 1.0)
+        time.sleep(0.01)
+        recorder.alive(5)
+        recorder.progress(0, 5, 100, 1.0)  # the first by itself, while the others wait for their turn
+        recorder._beat()
+        limits = [read_beat(folder, run_id, number).limit_s for run_id, number in numbers.items()]
+        assert limits[0] > 0
+        assert limits[1:] == [0.0, 0.0]
+        recorder.leave(0)  # its result waits for the disk, say
+        assert read_beat(folder, "a", numbers["a"]).limit_s == 0.0
+        recorder.alive(6)
+        recorder.progress(1, 1, 100, 1.0)
+        recorder._beat()
+        assert read_beat(folder, "b", numbers["b"]).limit_s > 0
