@@ -11,7 +11,7 @@ export OMP_NUM_THREADS ?= 1
 
 # Tests of one marker. Pytest's exit code 5 (nothing collected) is no failure, but it is said.
 define test-marked
-@$(BIN)/pytest -m '$(1)'; code=$$?; \
+@$(BIN)/pytest -m '$(1)' $(2); code=$$?; \
 if [ $$code -eq 5 ]; then echo "$@: no test is marked '$(1)' yet, so nothing ran"; exit 0; fi; \
 exit $$code
 endef
@@ -51,7 +51,7 @@ test: setup ## Every test without a marker
 	@$(BIN)/pytest -m 'not slow and not slurm and not gpu and not browser'
 
 test-slow: setup ## Tests that train for real
-	$(call test-marked,slow and not slurm and not gpu and not browser)
+	$(call test-marked,slow and not slurm and not gpu and not browser,-n 2)
 
 test-slurm: setup ## Tests that need a SLURM cluster on this machine
 	$(call test-marked,slurm)

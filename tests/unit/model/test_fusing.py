@@ -436,9 +436,7 @@ def test_no_checkpoint_is_written_after_the_caller_knows_of_the_end(tmp_path, mo
 
 def test_what_a_member_takes_does_not_depend_on_how_many_there_are(tmp_path, monkeypatch):
     one = 8 * 16 * MODEL.vocab  # logits of a member's batch
-    monkeypatch.setattr(
-        chunked, "CHUNK_LOGITS", int(0.75 * one)
-    )  # all four have more than four times that, two have not
+    monkeypatch.setattr(chunked, "CHUNK_LOGITS", int(0.75 * one))  # all four have more than four times that, two not
     configs = [config(lr) for lr in (0.02, 0.05, 0.1, 0.2)]
     whole, _ = run(tmp_path / "whole", configs)
     some, _ = run(tmp_path / "some", configs[:2])
