@@ -89,6 +89,7 @@ def test_auto_says_what_it_chose(tmp_path):
     assert {record.stack for record in read_records(folder).values()} == {3 if chosen == "together" else 1}
 
 
+@pytest.mark.slow
 def test_one_that_diverges_has_its_record_at_once_and_the_others_go_on(tmp_path):
     folder = SweepFolder(tmp_path, "tiny")
     adamw = OptimizerConfig(name="adamw")
@@ -199,6 +200,7 @@ def four(steps=300):
     return [run_spec(lr=lr, steps=steps) for lr in (0.02, 0.05, 0.1, 0.2)]
 
 
+@pytest.mark.slow
 def test_runs_are_trained_in_turn_by_as_many_processes_as_there_are_slots(tmp_path):
     folder, apart = SweepFolder(tmp_path, "tiny"), SweepFolder(tmp_path / "apart", "tiny")
     specs = four()
