@@ -10,8 +10,7 @@ same gradients, take turns within a repeat, and end at the same weights, which i
 import argparse
 import json
 import statistics
-import time
-from collections.abc import Callable
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,6 +31,9 @@ from model.config import (
 from model.optimizer import make_optimizer, rule
 from model.parameters import parameters
 from model.transformer import Transformer
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from timing import seconds
 
 DENSE = ModelConfig(width=64, depth=8, head_size=16, kv_heads=2, vocab=256, context=128)
 MODELS = {
@@ -126,23 +128,13 @@ def compare(model: ModelConfig, device: str, repeats: int) -> tuple[list[float],
     tolerance = 1e-4 if device == "cpu" else 5e-2
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
-    seconds: tuple[list[float], list[float]] = ([], [])
+    times: tuple[list[float], list[float]] = ([], [])
     for repeat in range(repeats + 3):
-        for found, step in zip(seconds, (lambda: optimizer.step(1.0), plain.step), strict=True):
-            taken = _timed(step, device)
+        for found, step in zip(times, (lambda: optimizer.step(1.0), plain.step), strict=True):
+            taken = seconds(step, device)
             if repeat >= 3:
                 found.append(taken)
-    return seconds
-
-
-def _timed(step: Callable[[], object], device: str) -> float:
-    if device == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    step()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return times
 
 
 def main() -> None:

@@ -12,7 +12,6 @@ import argparse
 import json
 import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +36,7 @@ from model.transformer import Transformer
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from live_bytes import LiveBytes
+from timing import seconds
 
 CPU_MODELS = {
     f"width {width}": ModelConfig(width=width, depth=4, head_size=32, kv_heads=2, vocab=256, context=256)
@@ -114,16 +114,6 @@ def stepper(model: ModelConfig, device: str, execution: Execution) -> tuple[Call
     return step, peak
 
 
-def timed(step: Callable[[], None], device: str) -> float:
-    if device == "cuda":
-        torch.cuda.synchronize()
-    began = time.perf_counter()
-    step()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - began
-
-
 def measured(device: str, repeats: int) -> Iterator[Row]:
     for name, model in (GPU_MODELS if device == "cuda" else CPU_MODELS).items():
         torch.compiler.reset()
@@ -132,15 +122,15 @@ def measured(device: str, repeats: int) -> Iterator[Row]:
         for way, execution in WAYS.items():
             steps[way], peaks[way] = stepper(model, device, Execution(device=device, **execution))
         for way, step in steps.items():
-            firsts[way] = timed(step, device)
+            firsts[way] = seconds(step, device)
             if device == "cuda":
                 torch.cuda.reset_peak_memory_stats()
                 before = torch.cuda.memory_allocated()
-                timed(step, device)
+                seconds(step, device)
                 peaks[way] = torch.cuda.max_memory_allocated() - before
         for turn in range(WARM_UP + repeats):
             for way, step in steps.items():
-                took_s = timed(step, device)
+                took_s = seconds(step, device)
                 if turn >= WARM_UP:
                     times[way].append(took_s)
         for way in WAYS:
