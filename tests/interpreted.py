@@ -27,7 +27,7 @@ def interpreted(folder: Path, calls: Sequence[Call]) -> list[tuple[tuple[Any, ..
     path = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
     environment = {**os.environ, "PYTHONPATH": path, "TRITON_INTERPRET": "1"}
     subprocess.run([sys.executable, __file__, given, found], env=environment, check=True, timeout=250)
-    results: list[tuple[tuple[Any, ...], Any]] = torch.load(found, weights_only=False)
+    results: list[tuple[tuple[Any, ...], Any]] = torch.load(found, weights_only=True)
     return results
 
 
@@ -60,7 +60,7 @@ def after_steps(train: Any, triton: bool, filled: bool) -> dict[str, Tensor]:
 def main() -> None:
     calls, results = sys.argv[1:]
     found = []
-    for module, function, arguments in torch.load(calls, weights_only=False):
+    for module, function, arguments in torch.load(calls, weights_only=True):
         found.append((arguments, getattr(import_module(module), function)(*arguments)))
     torch.save(found, results)
 

@@ -179,11 +179,18 @@ def test_tritons_newton_schulz_errs_no_more_than_the_reference(shape, dtype):
     assert ours < max(3 * theirs, 5e-6)
 
 
-@pytest.mark.parametrize("shape", [(3, 16, 24), (2, 512, 300), (2, 5, 64, 128), (1, 33, 7)], ids=str)
-@pytest.mark.parametrize("joint", [False, True])
+@pytest.mark.parametrize(
+    ("shape", "joint"),
+    [
+        ((3, 16, 24), False),
+        ((2, 512, 300), False),
+        ((1, 33, 7), False),
+        ((2, 5, 64, 128), False),
+        ((2, 5, 64, 128), True),
+    ],
+    ids=str,
+)
 def test_tritons_step_on_the_sphere_is_the_references(shape, joint):
-    if joint and len(shape) < 4:
-        pytest.skip("only experts share a sphere")
     generator = torch.Generator("cuda").manual_seed(0)
     weights, direction = (torch.randn(*shape, device="cuda", generator=generator) for _ in range(2))
     norm = reference.joint_radius if joint else reference.matrix_radius
