@@ -8,9 +8,6 @@ they come and go; those of a compiled pass cannot be seen.
     python tests/benchmarks/training_step.py [--device cuda] [--repeats 15] [--json FILE]
 """
 
-import argparse
-import json
-import statistics
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -36,7 +33,7 @@ from model.transformer import Transformer
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from live_bytes import LiveBytes
-from timing import seconds
+from timing import add_results, arguments, milliseconds, ratio, seconds
 
 CPU_MODELS = {
     f"width {width}": ModelConfig(width=width, depth=4, head_size=32, kv_heads=2, vocab=256, context=256)
@@ -138,11 +135,7 @@ def measured(device: str, repeats: int) -> Iterator[Row]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--json", type=Path)
-    given = parser.parse_args()
+    given = arguments(__doc__, repeats=15).parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(1)
     found, written = [], None
@@ -151,20 +144,16 @@ def main() -> None:
     for row in measured(given.device, given.repeats):
         written = row if row.way == "as written" else written
         assert written is not None
-        ratios = [one / other for one, other in zip(row.step_s, written.step_s, strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4)
+        key = f"training_step_{row.model}_{row.way}".replace(" ", "_").replace("=", "")
+        over = ratio(key, row.step_s, written.step_s, given.device)
         peak = f"{row.peak / written.peak:.2f}" if row.peak and written.peak else "–"
-        milliseconds = 1000 * statistics.median(row.step_s)
         print(
-            f"| {row.model} | {row.way} | {milliseconds:.1f} | {middle:.3f} | {low:.3f} – {high:.3f} | {peak} | "
-            f"{row.first_s:.1f} |",
+            f"| {row.model} | {row.way} | {milliseconds(row.step_s):.1f} | {over.ratio:.3f} | "
+            f"{over.low:.3f} – {over.high:.3f} | {peak} | {row.first_s:.1f} |",
             flush=True,
         )
-        key = f"training_step_{row.model}_{row.way}".replace(" ", "_").replace("=", "")
-        found.append({"name": key, "ratio": middle, "low": low, "high": high, "device": given.device})
-    if given.json:
-        known = json.loads(given.json.read_text())["results"] if given.json.exists() else []
-        given.json.write_text(json.dumps({"results": [*known, *found]}, indent=1) + "\n")
+        found.append(over)
+    add_results(given.json, found)
 
 
 if __name__ == "__main__":
