@@ -98,7 +98,7 @@ def test_a_full_disk_at_the_lock_is_one_sentence(folder, monkeypatch):
     def full(_owner):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(records, "owner_of", full)
+    monkeypatch.setattr(records.lock, "owner_of", full)
     refusal = r"launcher\.lock: cannot be written \(No space left on device\)"
     with pytest.raises(DiskError, match=refusal), launcher_lock(folder):
         pass
@@ -301,7 +301,7 @@ def test_without_locks_of_the_filesystem_the_owner_holds(folder, monkeypatch):
     def unsupported(*_):
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr(records.fcntl, "flock", unsupported)
+    monkeypatch.setattr(records.lock.fcntl, "flock", unsupported)
     with launcher_lock(folder), pytest.raises(LaunchError, match="another launch"), launcher_lock(folder):
         pass
     with launcher_lock(folder):
