@@ -12,32 +12,26 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
-from torch import Tensor
 
 from model import stability
 from model.checkpoint import Found, newest_checkpoint, read_checkpoint
 from model.compiling import as_written, compile_blocks, leave_as_written
 from model.config import Execution, TrainConfig
-from model.corpus import check_corpus
-from model.data import Data, StackedData, on_device, open_data, stacked
+from model.data import StackedData
 from model.devices import peak_flops, why_not_compiled
-from model.distributed import World, average_gradients, exchanging, from_lead, join, share, sum_over_ranks
+from model.distributed import from_lead, join, sum_over_ranks
 from model.divergence import Divergence, watch
 from model.faults import fault
 from model.fusing import stack_key
-from model.moe import Watch
-from model.optimizer import DTYPES, Optimizer, make_optimizer
 from model.saving import Saver
-from model.schedule import multiplier
 from model.shape import MEMORY_SHARE, choose_pass, model_shape, settled
-from model.sharding import give_up_gathered, lay_out, make_layout, reduce_across_copies, shard_processes
+from model.sharding import shard_processes
 from model.state import full_state, load_member, load_state, member_state
-from model.transformer import Transformer
+from model.step import Run, Step, expert_load, micro_batches, pass_over, prepare, take_step, validate
 from model.trial import Trial, compare, try_out
 
 TAIL_SHARE = 0.05
@@ -131,34 +125,6 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Run:
-    """What training needs at hand: of one run, or of a stack of them."""
-
-    config: TrainConfig
-    """Of a stack, its first member's: what follows from it all members share, but for rates and seeds."""
-    execution: Execution
-    world: World
-    rows: range
-    """Of each global batch, those of this rank."""
-    data: Data
-    model: Transformer
-    optimizer: Optimizer
-
-    @property
-    def stacked(self) -> bool:
-        return self.optimizer.stacked
-
-    @property
-    def members(self) -> int:
-        """Runs that are trained at once."""
-        return len(self.model.embedding) if self.stacked else 1
-
-    def each(self, value: Tensor) -> tuple[Tensor, ...]:
-        """A quantity that a stack has for every member as its last dimension, by member."""
-        return value.unbind(dim=-1) if self.stacked else (value,)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class _Caller:
     """Whom training tells and asks: the arguments of `train`."""
 
@@ -170,20 +136,6 @@ class _Caller:
 
     def note(self, member: int, text: str) -> None:
         self.observer.note(member, text)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Step:
-    """A step whose results may still be on the device."""
-
-    step: int
-    multiplier: float
-    """Of the schedule: learning rate over its peak."""
-    loss: Tensor
-    """This rank's share of the mean loss over the global batch: the ranks' sum is the loss. 0-d, of a stack (R,)."""
-    grad_norm: Tensor
-    stability: Mapping[str, Tensor] | None
-    """What was measured of it, the same on every rank."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -409,7 +361,7 @@ def _train(
 ) -> dict[int, Outcome]:
     """Train one run or one stack, from its last checkpoint or the one that all its members have."""
     started = time.monotonic()
-    run = _prepare([member.config for member in members.values()], execution)
+    run = prepare([member.config for member in members.values()], execution)
     if execution.compile == "on":
         compile_blocks(run.model, execution)
     with ExitStack() as savers:
@@ -429,27 +381,24 @@ def _train(
                     stack=len(members),
                 )
             )
-        caller.alive(courses[0].progress.step)
         return _train_on(run, courses, caller, started=started)
 
 
-def _train_on(run: _Run, courses: list[_Course], caller: _Caller, *, started: float) -> dict[int, Outcome]:
+def _train_on(run: Run, courses: list[_Course], caller: _Caller, *, started: float) -> dict[int, Outcome]:
     """Train on from the step that all have made; `started`, the time at which this attempt did, counts as wall time."""
     config, leads = run.config, run.world.leads
     outcomes: dict[int, Outcome] = {}
     begun = courses[0].progress.step
     speed = 0.0
-    pending: list[_Step] = []
-    if leads:
-        for course in courses:
-            caller.observer.progress(course.number, begun, config.steps, speed)
+    pending: list[Step] = []
+    _show(run, courses, caller, speed)
     if _may_be_compiled(run) and courses[0].progress.compiled:
         _compiled_before(run, courses[0], caller)
     undecided = _may_be_compiled(run) and begun < COMPILE_AFTER
     looked = time.monotonic()
     look_at = begun + 1  # nothing is known yet of how long a step takes
     for step in range(begun, config.steps):
-        pending.append(_step(run, step))
+        pending.append(take_step(run, step))
         if step + 1 < look_at and not _validates(config, step + 1):
             continue
         look = _look(pending, run, courses, caller.should_stop, looked=looked)
@@ -458,13 +407,10 @@ def _train_on(run: _Run, courses: list[_Course], caller: _Caller, *, started: fl
         speed = _smoothed(speed, config.batch_tokens * len(pending) / max(now - looked, 1e-9))
         pending.clear()
         counted = [_advance(course, seen, now - looked) for course, seen in zip(courses, look.seen, strict=True)]
-        caller.alive(max(course.progress.step for course in courses))
-        if leads:
-            for course in courses:
-                caller.observer.progress(course.number, course.progress.step, config.steps, speed)
+        _show(run, courses, caller, speed)
         validations: Sequence[float | None] = [None] * len(courses)
         if _validates(config, step + 1) and not all(course.progress.divergence.reason for course in courses):
-            validations = _validate(run, courses, caller, step + 1, speed)
+            validations = validate(run, partial(_show, run, courses, caller, speed))
         if undecided and step + 1 >= COMPILE_AFTER:  # before a checkpoint of this step, which is to know
             undecided = False
             if (config.steps - step - 1) * look.step_s >= COMPILE_FROM_S:
@@ -493,12 +439,12 @@ def _train_on(run: _Run, courses: list[_Course], caller: _Caller, *, started: fl
     raise AssertionError("the last step validates and returns")
 
 
-def _may_be_compiled(run: _Run) -> bool:
+def _may_be_compiled(run: Run) -> bool:
     """Whether `auto` may: where shards are exchanged within passes, ranks that disagree would wait for ever."""
     return run.execution.compile == "auto" and not run.stacked and run.optimizer.layout.shards == 1
 
 
-def _compiled_before(run: _Run, course: _Course, caller: _Caller) -> None:
+def _compiled_before(run: Run, course: _Course, caller: _Caller) -> None:
     """Go on with compiled blocks where they were chosen before."""
     if why := why_not_compiled(run.world.device.type):
         if run.world.leads:
@@ -507,15 +453,15 @@ def _compiled_before(run: _Run, course: _Course, caller: _Caller) -> None:
     compile_blocks(run.model, run.execution)
 
 
-def _try_compiled(run: _Run, course: _Course, caller: _Caller, step: int) -> bool:
+def _try_compiled(run: Run, course: _Course, caller: _Caller, step: int) -> bool:
     """Compile the blocks if passes are faster so, as rank 0 measures; the same on every rank."""
-    config, rows = run.config, next(_micro_batches(run.rows, run.execution.micro_batch))
+    config, rows = run.config, next(micro_batches(run.rows, run.execution.micro_batch))
     inputs_BT, targets_BT = run.data.batch(step, config.batch_sequences, rows.start, rows.stop)
     inputs_BT, targets_BT = inputs_BT.to(run.world.device), targets_BT.to(run.world.device)
-    load = _load(run, step)
+    load = expert_load(run, step)
 
     def compiled() -> None:
-        mean, _ = _passed(run, inputs_BT, targets_BT, rows, load)
+        mean, _ = pass_over(run, inputs_BT, targets_BT, rows, load)
         torch.autograd.backward(mean.sum())
         run.optimizer.zero_grad()
         caller.alive(step + 1)
@@ -550,8 +496,16 @@ def _try_compiled(run: _Run, course: _Course, caller: _Caller, step: int) -> boo
     return gains
 
 
+def _show(run: Run, courses: Sequence[_Course], caller: _Caller, speed: float) -> None:
+    """Give the caller a sign of life."""
+    caller.alive(max(course.progress.step for course in courses))
+    if run.world.leads:
+        for course in courses:
+            caller.observer.progress(course.number, course.progress.step, run.config.steps, speed)
+
+
 def _outcome_at(
-    run: _Run,
+    run: Run,
     place: int,
     course: _Course,
     caller: _Caller,
@@ -583,7 +537,7 @@ def _outcome_at(
     return None
 
 
-def _narrowed(run: _Run, courses: Sequence[_Course], left: Sequence[int]) -> _Run:
+def _narrowed(run: Run, courses: Sequence[_Course], left: Sequence[int]) -> Run:
     """The run without the members that have ended."""
     run.optimizer.keep(left)
     data = run.data
@@ -592,39 +546,7 @@ def _narrowed(run: _Run, courses: Sequence[_Course], left: Sequence[int]) -> _Ru
     return replace(run, config=courses[left[0]].config, data=data)
 
 
-def _prepare(members: Sequence[TrainConfig], execution: Execution) -> _Run:
-    config, together = members[0], len(members) > 1
-    world = join(execution.device)
-    rows = share(config.batch_sequences, world)
-    orders = {seed: open_data(config.data, config.model, seed) for seed in {one.seed.data for one in members}}
-    check_corpus(
-        orders[config.seed.data].corpus,
-        vocab=config.model.vocab,
-        context=config.model.context,
-        evaluation_sequences=config.evaluation.sequences,
-    )
-    seeds = [one.seed.init for one in members] if together else config.seed.init
-    model = Transformer(
-        config.model,
-        config.rates,
-        seed=seeds,
-        dtype=DTYPES[config.precision],
-        checkpointing=execution.activation_checkpointing == "on",
-    )
-    layout = make_layout(execution, world)
-    lay_out(model, layout)
-    return _Run(
-        config=config,
-        execution=execution,
-        world=world,
-        rows=rows,
-        data=stacked([orders[one.seed.data] for one in members]),
-        model=model,
-        optimizer=make_optimizer(model, members if together else config, layout, triton=execution.triton),
-    )
-
-
-def _newest(run: _Run, member: Member, note: Callable[[str], None], up_to: int | None) -> Found:
+def _newest(run: Run, member: Member, note: Callable[[str], None], up_to: int | None) -> Found:
     """What rank 0 finds to resume from; the others look for nothing."""
     if not run.world.leads:
         return Found()
@@ -634,7 +556,7 @@ def _newest(run: _Run, member: Member, note: Callable[[str], None], up_to: int |
     return found
 
 
-def _resume(run: _Run, place: int, member: Member, newest: Path | None) -> Progress:
+def _resume(run: Run, place: int, member: Member, newest: Path | None) -> Progress:
     """Load the checkpoint that rank 0 found, if any, into the run of every rank; its progress, or a new run's."""
     name = from_lead(newest.name if newest else "", run.world)
     if not name:
@@ -655,20 +577,20 @@ def _resume(run: _Run, place: int, member: Member, newest: Path | None) -> Progr
     )
 
 
-def _owned(run: _Run, course: _Course, caller: _Caller) -> bool:
+def _owned(run: Run, course: _Course, caller: _Caller) -> bool:
     """Whether this attempt may still write, as rank 0 knows and every rank learns."""
     (lost,) = sum_over_ranks([float(run.world.leads and not caller.may_write(course.number))], run.world)
     return lost == 0
 
 
-def _state(run: _Run, place: int) -> dict[str, Any] | None:
+def _state(run: Run, place: int) -> dict[str, Any] | None:
     """What a checkpoint of the member holds, on rank 0."""
     if run.stacked:
         return member_state(run.model, run.optimizer, place)
     return full_state(run.model, run.optimizer, run.world)
 
 
-def _save(run: _Run, place: int, course: _Course, *, last: bool) -> str:
+def _save(run: Run, place: int, course: _Course, *, last: bool) -> str:
     """Rank 0 writes what the ranks hold together; no rank waits unless it is the `last`.
 
     Returns:
@@ -685,90 +607,12 @@ def _save(run: _Run, place: int, course: _Course, *, last: bool) -> str:
     return from_lead(lost, run.world) if last else ""
 
 
-def _save_final(run: _Run, place: int, course: _Course) -> None:
+def _save_final(run: Run, place: int, course: _Course) -> None:
     course.saver.settle(wait=True)
     state = _state(run, place)
     if state is not None:
         course.saver.save_final(state["model"])
     from_lead("", run.world)  # no rank leaves before it is written
-
-
-def _step(run: _Run, step: int) -> _Step:
-    """One optimiser step on this rank's rows of the global batch, without waiting for the device."""
-    config, layout = run.config, run.optimizer.layout
-    scale = multiplier(config.schedule, step, config.steps)
-    measures = _measures(run, step + 1)
-    means = _forward_measures(run, step) if measures else {}
-    load = _load(run, step)
-    run.optimizer.zero_grad()
-    loss = torch.zeros((), dtype=torch.float64, device=run.world.device)  # of a stack, it grows to (R,)
-    for rows in _micro_batches(run.rows, run.execution.micro_batch):
-        batch = run.data.batch(step, config.batch_sequences, rows.start, rows.stop)
-        inputs_BT, targets_BT = (on_device(part, run.world.device) for part in batch)
-        reduce_across_copies(run.model, layout, now=rows.stop == run.rows.stop)
-        with exchanging(run.world):
-            mean, balance = _passed(run, inputs_BT, targets_BT, rows, load)
-            minimised = mean if balance is None else mean + config.model.aux_weight * balance
-            torch.autograd.backward(minimised.sum() * (len(rows) / len(run.rows)))
-        loss = loss + (mean.detach() * (len(rows) / config.batch_sequences)).double()
-    if layout.shards == 1:
-        average_gradients(run.model.parameters(), run.world)
-    gradients = stability.gradient_squares(run.model, layout, stacked=run.stacked) if measures else {}
-    grad_norm = run.optimizer.clip(config.optimizer.clip)
-    updates = run.optimizer.step(scale, measured=measures)
-    return _Step(
-        step=step + 1,
-        multiplier=scale,
-        loss=loss,
-        grad_norm=grad_norm,
-        stability=stability.gather(means, gradients, updates, config, layout) if measures else None,
-    )
-
-
-def _passed(
-    run: _Run, inputs_BT: Tensor, targets_BT: Tensor, rows: range, load: Tensor | None
-) -> tuple[Tensor, Tensor | None]:
-    """The mean loss over these rows of the batch, and the balance of their experts summed over layers, if any."""
-    config = run.config
-    if not config.balances:
-        return run.model(inputs_BT, targets_BT=targets_BT), None
-    context = config.model.context
-    watch = Watch(group_tokens=config.aux_sequences * context, start=rows.start * context, load=load)
-    mean, seen = run.model(inputs_BT, watch, targets_BT)
-    return mean, seen["balance"].sum().to(mean.dtype)
-
-
-def _load(run: _Run, step: int) -> Tensor | None:
-    """What each expert has to do in each group of the batch, where the passes see parts of groups only."""
-    config, micro_batch = run.config, run.execution.micro_batch
-    if not config.looks_ahead(len(run.rows), micro_batch):
-        return None
-    micro_batches = _micro_batches(run.rows, micro_batch)
-    load = stability.expert_load(run.model, run.data, config, run.world, step=step, micro_batches=micro_batches)
-    give_up_gathered(run.model, run.optimizer.layout)
-    return load
-
-
-def _measures(run: _Run, done: int) -> bool:
-    """Whether stability is measured at the step that makes it so many."""
-    every = run.execution.stability_every
-    return every > 0 and (done in (1, run.config.steps) or done % every == 0)
-
-
-def _forward_measures(run: _Run, step: int) -> dict[str, Tensor]:
-    per_batch = run.execution.micro_batch or len(run.rows)
-    layout = run.optimizer.layout
-    return stability.forward_measures(run.model, run.data, run.config, layout, step=step, per_batch=per_batch)
-
-
-def _micro_batches(rows: range, micro_batch: int) -> Iterator[range]:
-    """Consecutive parts of `rows`, `micro_batch` long (0: all at once); the last may be shorter.
-
-    >>> list(_micro_batches(range(8, 13), 2))
-    [range(8, 10), range(10, 12), range(12, 13)]
-    """
-    size = micro_batch or len(rows)
-    return (rows[i : i + size] for i in range(0, len(rows), size))
 
 
 def _steps_to_next_look(step_s: float, most: int) -> int:
@@ -786,8 +630,8 @@ def _validates(config: TrainConfig, done: int) -> bool:
 
 
 def _look(
-    pending: Sequence[_Step],
-    run: _Run,
+    pending: Sequence[Step],
+    run: Run,
     courses: Sequence[_Course],
     should_stop: Callable[[], bool],
     *,
@@ -845,7 +689,7 @@ def _advance(course: _Course, seen: Sequence[_Seen], elapsed_s: float) -> Sequen
 
 
 def _rows(
-    run: _Run, course: _Course, seen: Sequence[_Seen], speed: float, validation: float | None
+    run: Run, course: _Course, seen: Sequence[_Seen], speed: float, validation: float | None
 ) -> Iterator[dict[str, float]]:
     """The lines of the record: the first and every `log_every`-th step, and each with a validation (the last here) or
     a measurement of stability.
@@ -867,39 +711,11 @@ def _rows(
             }
 
 
-def _mfu(run: _Run, speed: float) -> dict[str, float]:
+def _mfu(run: Run, speed: float) -> dict[str, float]:
     """The share of the devices' peak that so many tokens/s of all members take: causal FLOPs over dense bfloat16."""
     peak = peak_flops(run.world.device_name)
     per_token = model_shape(run.config.model).flops_per_token_causal
     return {} if peak is None else {"mfu": speed * per_token / (peak * run.world.size)}
-
-
-@torch.no_grad()
-def _validate(run: _Run, courses: Sequence[_Course], caller: _Caller, step: int, speed: float) -> list[float]:
-    """Each member's mean next-token cross-entropy over the fixed validation set, nats/token.
-
-    The ranks share its sequences.
-    """
-    world, sequences = run.world, run.config.evaluation.sequences
-    start, stop = sequences * world.rank // world.size, sequences * (world.rank + 1) // world.size
-    per_batch = run.execution.micro_batch or len(run.rows)
-    # Ranks that share a copy of the model gather it together: who has fewer batches passes another one, uncounted.
-    turns = math.ceil(math.ceil(sequences / world.size) / per_batch)
-    idle_BT = torch.zeros(1, run.config.model.context, dtype=torch.long)
-    counted = ((*pair, len(pair[0])) for pair in run.data.validation(sequences, per_batch, start, stop))
-    total = torch.zeros((), dtype=torch.float64, device=world.device)
-    for inputs_BT, targets_BT, count in islice(chain(counted, repeat((idle_BT, idle_BT, 0))), turns):
-        inputs_BT, targets_BT = (on_device(part, world.device) for part in (inputs_BT, targets_BT))
-        with exchanging(world):
-            mean = run.model(inputs_BT, targets_BT=targets_BT)
-        if count:
-            total = total + (mean * count).double()
-        caller.alive(step)
-        if world.leads:
-            for course in courses:
-                caller.observer.progress(course.number, step, run.config.steps, speed)
-    give_up_gathered(run.model, run.optimizer.layout)
-    return [summed / sequences for summed in sum_over_ranks(total.flatten().tolist(), world)]
 
 
 def _smoothed(speed: float, now: float) -> float:
@@ -907,7 +723,7 @@ def _smoothed(speed: float, now: float) -> float:
 
 
 def _outcome(
-    run: _Run, course: _Course, state: Literal["done", "diverged", "stopped"], loss: float, reason: str
+    run: Run, course: _Course, state: Literal["done", "diverged", "stopped"], loss: float, reason: str
 ) -> Outcome:
     progress = course.progress
     tokens = progress.step * course.config.batch_tokens

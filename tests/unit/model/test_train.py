@@ -225,13 +225,13 @@ def test_looking_at_the_losses_less_often_changes_nothing(tmp_path, monkeypatch)
     [(0.001, [1, 17, 20]), (0.3, [1, 7, 13, 19, 20]), (0.9, [1, *range(3, 20, 2), 20]), (45.0, list(range(1, 21)))],
 )
 def test_slow_steps_are_looked_at_every_two_seconds(tmp_path, monkeypatch, step_s, looks):
-    recorder, now, step = Recorder(NEVER), [0.0], model.train._step
+    recorder, now, step = Recorder(NEVER), [0.0], model.train.take_step
 
     def slow_step(*arguments: Any) -> Any:
         now[0] += step_s
         return step(*arguments)
 
-    monkeypatch.setattr(model.train, "_step", slow_step)
+    monkeypatch.setattr(model.train, "take_step", slow_step)
     monkeypatch.setattr(model.train.time, "monotonic", lambda: now[0])
     monkeypatch.setitem(model.train.LOOK_STEPS, "cpu", 16)
     execution = Execution(device="cpu", checkpoint=CheckpointConfig(every_s=1e9))

@@ -48,13 +48,13 @@ def look_seldom() -> None:
     """Set the interval between looks from the environment, and make steps long and the clock wrong."""
     model.train.LOOK_STEPS["cpu"] = int(os.environ["LOOK_STEPS"])
     model.train.LOOK_S = float(os.environ["LOOK_S"])
-    monotonic, step = time.monotonic, model.train._step
+    monotonic, step = time.monotonic, model.train.take_step
 
     def slow_step(*arguments: Any) -> Any:
         time.sleep(float(os.environ["STEP_S"]))
         return step(*arguments)
 
-    model.train._step = slow_step
+    model.train.take_step = slow_step
     time.monotonic = lambda: monotonic() * float(os.environ["CLOCK"])
 
 
