@@ -1,8 +1,6 @@
 """On the node: RunSpec → `model.train` → RunRecord; signals set a flag, the loop stops at a step boundary."""
 
-import faulthandler
 import importlib.metadata
-import json
 import logging
 import math
 import os
@@ -10,10 +8,9 @@ import platform
 import signal
 import socket
 import sys
-import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,8 +18,8 @@ from typing import Any, Literal, TextIO
 
 from model.shape import model_shape
 from sweeper.errors import DiskError
+from sweeper.recorder import Recorder, finite, is_taken_over
 from sweeper.records import (
-    Beat,
     Cause,
     End,
     JobFile,
@@ -39,7 +36,6 @@ from sweeper.records import (
     read_rank_end,
     read_record,
     read_spec,
-    write_beat,
     write_end,
     write_json,
     write_rank_end,
@@ -48,7 +44,6 @@ from sweeper.records import (
 from sweeper.retries import halvings
 from sweeper.snapshot import read_snapshot, verify_snapshot
 from sweeper.spec import RunSpec, Value
-from sweeper.watchdog import STARTUP, Pace, Watchdog, silence_limit
 from sweeper.worker_entry import Stop
 
 # torch, by way of `model.train`, is imported by the runs that need it.
@@ -61,9 +56,6 @@ FAULT_WAIT_S = 3.0
 """How long rank 0 waits for the rank that it lost to say why."""
 RECORD_PATIENCE_S = 1800.0
 """How long a finished run waits for room to write its record before its result is given up."""
-LAST_WORDS_S = 30.0
-"""What a hung process gets to write down why it ends: its disk may be what it hangs on."""
-EXIT_HUNG = 75
 
 log = logging.getLogger("sweeper.worker")
 
@@ -198,7 +190,7 @@ def _attempt(folder: SweepFolder, job: JobFile, place: Place, run_id: str, numbe
             _train(folder, job, place, spec, number, stop)
         except Exception as error:
             end = _end_of(error)
-            if _taken_over(folder, run_id, number):
+            if is_taken_over(folder, run_id, number):
                 log.exception("attempt %d at %s was taken over and failed", number, run_id)
             else:
                 log.exception("attempt %d at %s failed", number, run_id)
@@ -232,17 +224,8 @@ def _attempt_together(folder: SweepFolder, job: JobFile, place: Place, numbers: 
             for run_id, number in numbers.items():
                 attempt = read_attempts(folder, run_id)[-1]
                 ended = attempt.end is not None or read_record(folder, run_id) is not None
-                if not ended and not _taken_over(folder, run_id, number):
+                if not ended and not is_taken_over(folder, run_id, number):
                     write_end(folder, run_id, number, end)
-
-
-def _taken_over(folder: SweepFolder, run_id: str, number: int) -> bool:
-    """Whether this attempt is known to be no longer the one: a disk that cannot be asked has taken nothing over."""
-    try:
-        return is_superseded(folder, run_id, number)
-    except OSError as error:
-        log.warning("whether another attempt took over is not known (%s)", error.strerror)
-        return False
 
 
 def _end_of(error: Exception) -> End:
@@ -308,7 +291,9 @@ def _train(folder: SweepFolder, job: JobFile, place: Place, spec: RunSpec, numbe
     by_command = spec.trainer.kind == "command"
     with (
         _lines(home / "metrics.jsonl" if leads else Path(os.devnull)) as metrics,
-        _Recorder(folder, job, place, ((spec.run_id, number, metrics),), stop, by_command=by_command) as recorder,
+        Recorder(
+            folder, job, ((spec.run_id, number, metrics),), stop, rank=place.rank, by_command=by_command
+        ) as recorder,
     ):
         if by_command:
             from sweeper.command import run_command
@@ -332,7 +317,7 @@ def _train(folder: SweepFolder, job: JobFile, place: Place, spec: RunSpec, numbe
 
 
 def _train_ourselves(
-    folder: SweepFolder, job: JobFile, spec: RunSpec, number: int, recorder: "_Recorder", stop: Stop
+    folder: SweepFolder, job: JobFile, spec: RunSpec, number: int, recorder: Recorder, stop: Stop
 ) -> Any:
     from model import corpus
     from model.train import Member, train
@@ -343,7 +328,7 @@ def _train_ourselves(
         job.execution,
         recorder,
         stop,
-        may_write=lambda _member: not _taken_over(folder, spec.run_id, number),
+        may_write=lambda _member: not is_taken_over(folder, spec.run_id, number),
         alive=recorder.alive,
         **_memory(folder, job, spec),
     )
@@ -374,7 +359,7 @@ def _train_together(
             )
             for run_id in ids
         ]
-        recorder = files.enter_context(_Recorder(folder, job, place, members, stop, by_command=False))
+        recorder = files.enter_context(Recorder(folder, job, members, stop, rank=place.rank, by_command=False))
         late: dict[str, Any] = {}
 
         def finish(run_id: str, outcome: Any, *, patient: bool) -> None:
@@ -394,7 +379,7 @@ def _train_together(
             job.execution,
             recorder,
             stop,
-            may_write=lambda member: not _taken_over(folder, ids[member], numbers[ids[member]]),
+            may_write=lambda member: not is_taken_over(folder, ids[member], numbers[ids[member]]),
             alive=recorder.alive,
             ended=ended,
             tried=_pays if job.together == "auto" else None,
@@ -434,171 +419,6 @@ def _memory(folder: SweepFolder, job: JobFile, *specs: RunSpec) -> dict[str, Any
     }
 
 
-class _Recorder:
-    """Writes metrics of the runs that are trained together, and their heartbeats from a thread of its own."""
-
-    def __init__(
-        self,
-        folder: SweepFolder,
-        job: JobFile,
-        place: Place,
-        members: Sequence[tuple[str, int, TextIO]],
-        stop: Stop,
-        *,
-        by_command: bool,
-    ) -> None:
-        self.folder, self.members, self.leads, self.stop = folder, members, place.rank == 0, stop
-        self.by_command = by_command
-        self.heartbeat_s = job.heartbeat_s
-        self.standing: dict[int, Beat] = {}
-        self.pace = Pace()
-        self.stepped = 0.0
-        self.number_of_rank = place.rank
-        self.hang_s = job.cluster.hang_s if job.cluster else math.inf
-        self.watchdog = Watchdog(self._limit_s, self._give_up)
-        self.ended = threading.Event()
-        self.writing = threading.Lock()
-        self.thread = threading.Thread(target=self._beat_on, name="heartbeat", daemon=True)
-        self.full = self.finished = False
-
-    def _limit_s(self) -> float:
-        """How long there may be no step. A command that never told of one may take for ever."""
-        startup_s = math.inf if self.by_command else STARTUP * self.hang_s
-        return silence_limit(self.pace.step_s, minimum_s=self.hang_s, startup_s=startup_s)
-
-    def __enter__(self) -> "_Recorder":
-        if self.leads:
-            self.thread.start()
-        self.watchdog.__enter__()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.watchdog.__exit__()
-        self.ended.set()
-        if self.leads:
-            self.thread.join()
-            if not self.finished:
-                self._beat()  # how far it came, for whoever decides about another attempt
-
-    def finish(self) -> None:
-        """No more steps come, and that is no silence: what is left is to write down the outcome, in whatever time."""
-        self.watchdog.__exit__()
-        for member, standing in tuple(self.standing.items()):
-            self.standing[member] = replace(standing, limit_s=0.0)
-        if self.leads:
-            self._beat()  # how far it came, for whoever decides about another attempt
-        self.finished = True
-
-    def leave(self, member: int) -> None:
-        """A member that makes no steps any more, while others do: its last sign of life, and no silence after it."""
-        if member in self.standing:
-            self.standing[member] = replace(self.standing[member], limit_s=0.0)
-        self._beat()
-        self.standing.pop(member, None)
-
-    def metrics(self, member: int, row: Mapping[str, float]) -> None:
-        """One line of metrics.jsonl; what is not a number becomes null. A full disk costs lines, not the run."""
-        *_, file = self.members[member]
-        try:
-            file.write(json.dumps({key: _finite(value) for key, value in row.items()}) + "\n")
-            file.flush()
-            self.full = False
-        except OSError as error:
-            if not self.full:
-                log.warning("metrics cannot be written (%s); training goes on without them", error.strerror)
-            self.full = True
-
-    def progress(self, member: int, step: int, steps: int, tokens_per_s: float) -> None:
-        """Where a member stands; the heartbeat carries it on."""
-        run_id, *_ = self.members[member]
-        before = self.standing.get(member)
-        now = time.time()
-        if self.by_command and (before is None or step > before.step):
-            self.alive(step)
-        limit_s = self._limit_s()
-        self.standing[member] = Beat(
-            time=now,
-            run_id=run_id,
-            step=step,
-            steps=steps,
-            tokens_per_s=tokens_per_s,
-            first_step=before.first_step
-            if before and not (self.by_command and before.step == 0)
-            else self._began(step),
-            stepped=self.stepped or now,
-            step_s=self.pace.step_s,
-            limit_s=limit_s if limit_s < math.inf else 0.0,
-        )
-        if before is None:
-            self._beat()
-
-    def _began(self, step: int) -> int:
-        """Where this attempt began; a command's is known only from the first step that it tells of."""
-        return max(0, step - 1) if self.by_command else step
-
-    def note(self, member: int, text: str) -> None:
-        """Trouble that training outlives."""
-        run_id, *_ = self.members[member]
-        log.warning("%s", f"{run_id}: {text}" if len(self.members) > 1 else text)
-
-    def alive(self, steps: int) -> None:
-        """Told on every rank at every look."""
-        self.stepped = time.time()
-        self.pace.at(steps)
-        self.watchdog.beat()
-
-    def _give_up(self, silent_s: float) -> None:
-        """End this process: no step for so long, and nothing in it can be asked to stop; least of all its disk."""
-        impatient = threading.Timer(LAST_WORDS_S, os._exit, (EXIT_HUNG,))
-        impatient.daemon = True
-        impatient.start()
-        try:
-            self._say_why(f"no step for {silent_s:.0f} s")
-        finally:
-            os._exit(EXIT_HUNG)
-
-    def _say_why(self, reason: str) -> None:
-        log.error("%s: giving up; the stacks of all threads follow", reason)
-        for handler in logging.getLogger().handlers:
-            if isinstance(handler, logging.FileHandler) and handler.stream is not None:
-                faulthandler.dump_traceback(handler.stream)
-        end = End(state="lost", cause="hung", reason=reason)
-        for run_id, number, _ in self.members:
-            if _taken_over(self.folder, run_id, number):
-                continue
-            if self.leads:
-                write_end(self.folder, run_id, number, end)
-            else:
-                write_rank_end(self.folder, run_id, number, self.number_of_rank, end)
-
-    def _beat_on(self) -> None:
-        while not self.ended.wait(self.heartbeat_s):
-            self._beat()
-
-    def _beat(self) -> None:
-        """A sign of life on the disk; one that the disk does not take is made up for by the next."""
-        with self.writing:
-            self._beat_once()
-
-    def _beat_once(self) -> None:
-        now, found = time.time(), tuple(self.standing.items())
-        latest = max((standing.stepped for _, standing in found), default=0.0)
-        for member, standing in found:
-            run_id, number, _ = self.members[member]
-            if standing.stepped < latest:  # it waits while others make their steps, for as long as they take
-                standing = replace(standing, limit_s=0.0)
-            try:
-                if is_superseded(self.folder, run_id, number):
-                    if len(self.members) > 1:  # it leaves the others when it would write next
-                        continue
-                    if not self.finished:  # else by the end that it wrote itself, say
-                        self.stop.received = self.stop.received or signal.SIGTERM
-                    return
-                write_beat(self.folder, run_id, number, replace(standing, time=now))
-            except OSError as error:
-                log.warning("the heartbeat cannot be written (%s)", error.strerror)
-
-
 def _finish(
     folder: SweepFolder,
     spec: RunSpec,
@@ -612,7 +432,7 @@ def _finish(
 ) -> None:
     """Write down how a run ended: its record, or why it stopped; `patient`: however long the disk takes."""
     if outcome.state == "stopped":
-        if _taken_over(folder, spec.run_id, number):
+        if is_taken_over(folder, spec.run_id, number):
             log.warning("another attempt took over: nothing more is written")
             return
         cause: Cause = "time" if stop.received == signal.SIGUSR2 else "signal"
@@ -629,8 +449,8 @@ def _finish(
         run_id=spec.run_id,
         state=outcome.state,
         arm=spec.arm,
-        loss=_finite(outcome.loss),
-        train_loss=_finite(outcome.train_loss),
+        loss=finite(outcome.loss),
+        train_loss=finite(outcome.train_loss),
         lr=spec.lr,
         lr_peak=spec.lr_peak,
         tokens=outcome.tokens if by_command and outcome.state == "done" else train.tokens,
@@ -694,10 +514,6 @@ def _write_patiently(write: Callable[[], bool]) -> bool:
             log.warning("the result waits for the disk: %s", error)
             time.sleep(wait)
             wait = min(30.0, 2 * wait)
-
-
-def _finite(value: float) -> float | None:
-    return value if abs(value) < float("inf") else None
 
 
 def provenance(folder: SweepFolder, job: JobFile, spec: RunSpec, place: Place) -> dict[str, Any]:

@@ -15,7 +15,7 @@ ROWS = (
     "errors files laws expressions typed watchdog model.config model.parameters model.shape model.fusing model.devices",
     "spec columns slurm records status retries fits model.corpus snapshot",
     "config grid arguments plan calibration loads table suggestions series",
-    "scheduler worker worker_entry supervisor command launch submission tend keeper sources merge doctor "
+    "scheduler worker recorder worker_entry supervisor command launch submission tend keeper sources merge doctor "
     "overview selection explanation logs steering exporting calibrating terminal figures analysis report",
     "cli api",
 )

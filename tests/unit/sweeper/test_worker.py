@@ -15,6 +15,7 @@ from model.config import Execution
 from sweeper import command, records, worker
 from sweeper.command import CommandOutcome
 from sweeper.errors import DiskError
+from sweeper.recorder import EXIT_HUNG, Recorder
 from sweeper.records import (
     End,
     JobFile,
@@ -28,7 +29,7 @@ from sweeper.records import (
     write_end,
 )
 from sweeper.spec import Cluster, Slurm, Trainer
-from sweeper.worker import Place, _memory, _Recorder, _take_place
+from sweeper.worker import Place, _memory, _take_place
 
 STEP = {
     "SLURM_PROCID": "0",
@@ -126,7 +127,7 @@ JOB = JobFile(
 def recorder(folder):
     """Of the only process of attempt 1 at run `r`, with ten heartbeats a second."""
     assert claim_attempt(folder, "r", SEAT) == 1
-    return _Recorder(folder, JOB, PLACE, (("r", 1, io.StringIO()),), NeverAsked(), by_command=False)
+    return Recorder(folder, JOB, (("r", 1, io.StringIO()),), NeverAsked(), rank=PLACE.rank, by_command=False)
 
 
 def test_heartbeats_go_on_when_the_disk_was_away_for_a_moment(folder, recorder, monkeypatch):
@@ -156,17 +157,17 @@ def test_a_hung_process_ends_though_its_disk_takes_no_word(recorder, monkeypatch
 
     ended = []
     monkeypatch.setattr(os, "_exit", ended.append)
-    monkeypatch.setattr(worker, "write_end", away)
+    monkeypatch.setattr("sweeper.recorder.write_end", away)
     with pytest.raises(OSError, match="Input/output error"):
         recorder._give_up(900.0)
-    assert ended == [worker.EXIT_HUNG]
+    assert ended == [EXIT_HUNG]
 
 
 def test_a_hung_process_ends_though_its_disk_never_answers(recorder, monkeypatch):
     answers, ended = threading.Event(), threading.Event()
     monkeypatch.setattr(os, "_exit", lambda _code: ended.set())
-    monkeypatch.setattr(worker, "LAST_WORDS_S", 0.05)
-    monkeypatch.setattr(worker, "write_end", lambda *_: answers.wait(10))
+    monkeypatch.setattr("sweeper.recorder.LAST_WORDS_S", 0.05)
+    monkeypatch.setattr("sweeper.recorder.write_end", lambda *_: answers.wait(10))
     hanging = threading.Thread(target=recorder._give_up, args=(900.0,))
     hanging.start()
     assert ended.wait(5)
@@ -182,7 +183,7 @@ def test_a_hung_process_says_why_it_ends_though_it_cannot_learn_whether_it_was_t
         raise OSError(errno.ESTALE, "Stale file handle")
 
     monkeypatch.setattr(os, "_exit", lambda _code: None)
-    monkeypatch.setattr(worker, "is_superseded", away)
+    monkeypatch.setattr("sweeper.recorder.is_superseded", away)
     recorder._give_up(900.0)
     (attempt,) = read_attempts(folder, "r")
     assert (attempt.end.state, attempt.end.cause) == ("lost", "hung")
@@ -251,7 +252,7 @@ def test_a_result_waits_for_a_disk_that_cannot_be_asked_either(folder, finished,
             raise errors.pop()
         return is_superseded(*asked)
 
-    monkeypatch.setattr(worker._Recorder, "_beat", lambda _self: None)
+    monkeypatch.setattr(Recorder, "_beat", lambda _self: None)
     monkeypatch.setattr(worker, "is_superseded", ask)
     worker._train(folder, JOB, PLACE, spec, 1, NeverAsked())
     assert read_record(folder, "r").loss == 2.5
@@ -270,10 +271,8 @@ def beats_of(tmp_path, steps, by_command):
     seat = Seat(job="j")
     number = claim_attempt(folder, "r", seat)
     job = JobFile(job="j", tasks=(("r",),), code="c", processes=1, heartbeat_s=60.0, execution=Execution())
-    place_here = Place(rank=0, world_size=1, seat=seat)
-    with _Recorder(
-        folder, job, place_here, (("r", number, io.StringIO()),), Never(), by_command=by_command
-    ) as recorder:
+    members = (("r", number, io.StringIO()),)
+    with Recorder(folder, job, members, Never(), rank=0, by_command=by_command) as recorder:
         for step in steps:
             recorder.progress(0, step, 100, 1.0)
     return read_beat(folder, "r", number)
@@ -302,7 +301,7 @@ def test_a_worker_tells_training_what_slurm_gives_a_process_and_how_often_that_w
 def test_members_that_wait_or_have_ended_are_never_silent_for_too_long(folder):
     numbers = {run_id: claim_attempt(folder, run_id, SEAT) for run_id in "abc"}
     members = [(run_id, number, io.StringIO()) for run_id, number in numbers.items()]
-    with _Recorder(folder, JOB, PLACE, members, NeverAsked(), by_command=False) as recorder:
+    with Recorder(folder, JOB, members, NeverAsked(), rank=PLACE.rank, by_command=False) as recorder:
         for member in range(3):
             recorder.progress(member, 0, 100, 1.0)
         time.sleep(0.01)
