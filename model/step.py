@@ -12,7 +12,7 @@ from model import stability
 from model.config import Execution, TrainConfig
 from model.corpus import check_corpus
 from model.data import Data, on_device, open_data, stacked
-from model.distributed import World, average_gradients, exchanging, join, share, sum_over_ranks
+from model.distributed import World, average_gradients, exchanging, share, sum_over_ranks
 from model.moe import Watch
 from model.optimizer import DTYPES, Optimizer, make_optimizer
 from model.schedule import multiplier
@@ -62,14 +62,13 @@ class Step:
     """What was measured of it, the same on every rank."""
 
 
-def prepare(members: Sequence[TrainConfig], execution: Execution) -> Run:
+def prepare(members: Sequence[TrainConfig], execution: Execution, world: World) -> Run:
     """Data, model and optimiser of one run or of a stack, as they are before the first step.
 
     Raises:
-        ValueError: Ranks that do not divide the batch, no such device, or unreadable data.
+        ValueError: Ranks that do not divide the batch, or unreadable data.
     """
     config, together = members[0], len(members) > 1
-    world = join(execution.device)
     rows = share(config.batch_sequences, world)
     orders = {seed: open_data(config.data, config.model, seed) for seed in {one.seed.data for one in members}}
     check_corpus(

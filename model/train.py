@@ -361,7 +361,7 @@ def _train(
 ) -> dict[int, Outcome]:
     """Train one run or one stack, from its last checkpoint or the one that all its members have."""
     started = time.monotonic()
-    run = prepare([member.config for member in members.values()], execution)
+    run = prepare([member.config for member in members.values()], execution, join(execution.device))
     if execution.compile == "on":
         compile_blocks(run.model, execution)
     with ExitStack() as savers:

@@ -2,19 +2,16 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 import torch
 
 from model.compiling import compile_blocks
 from model.config import Execution, TrainConfig
-from model.data import on_device, open_data, stacked
-from model.distributed import join
-from model.optimizer import DTYPES, make_optimizer
-from model.schedule import multiplier
+from model.distributed import World, join
 from model.shape import MEMORY_SHARE, choose_pass, settled
-from model.transformer import Transformer
+from model.step import prepare, take_step
 
 WARM_UP = 2
 """Steps of each that are not counted: memory is found, kernels are chosen."""
@@ -85,7 +82,7 @@ def time_steps(train: TrainConfig, execution: Execution, *, steps: int, limit_s:
     execution = settled(execution, chosen)
     torch.set_num_threads(execution.threads)
     try:
-        step, times = stepper(train, execution), []
+        step, times = stepper(train, execution, world), []
         began = time.monotonic()
         for number in range(WARM_UP + steps):
             took_s = step(number)
@@ -117,37 +114,26 @@ def compare(one: Callable[[], None], other: Callable[[], None], device: torch.de
     return median(times[0]), median(times[1])
 
 
-def stepper(train: TrainConfig | Sequence[TrainConfig], execution: Execution) -> Callable[[int], float]:
-    """Makes a model and gives a function that trains one step of it; it returns the seconds.
+def stepper(
+    train: TrainConfig | Sequence[TrainConfig], execution: Execution, world: World | None = None
+) -> Callable[[int], float]:
+    """Makes a model and gives a function that trains one step of it, without measuring stability; it returns seconds.
 
-    Of mixtures the loss that balances experts, a few sums, is left out.
+    Args:
+        train: A run, or the members of a stack.
+        world: Of this process; None for what it is part of.
     """
     members = (train,) if isinstance(train, TrainConfig) else tuple(train)
-    config, device = members[0], join(execution.device).device
-    seed = config.seed.init if isinstance(train, TrainConfig) else [member.seed.init for member in members]
-    checkpointing = execution.activation_checkpointing == "on"
-    model = Transformer(
-        config.model, config.rates, seed=seed, dtype=DTYPES[config.precision], checkpointing=checkpointing
-    ).to(device)
+    world = world or join(execution.device)
+    run = prepare(members, replace(execution, stability_every=0), world)
     if execution.compile == "on":
-        compile_blocks(model, execution)
-    optimizer = make_optimizer(model, train, triton=execution.triton)
-    data = stacked([open_data(member.data, member.model, member.seed.data) for member in members])
-    size = execution.micro_batch or config.batch_sequences
+        compile_blocks(run.model, execution)
 
     def step(number: int) -> float:
-        _wait(device)
+        _wait(world.device)
         began = time.perf_counter()
-        optimizer.zero_grad()
-        for start in range(0, config.batch_sequences, size):
-            stop = min(start + size, config.batch_sequences)
-            batch = data.batch(number % config.steps, config.batch_sequences, start, stop)
-            inputs_BT, targets_BT = (on_device(part, device) for part in batch)
-            loss = model(inputs_BT, targets_BT=targets_BT)
-            torch.autograd.backward(loss.sum() * ((stop - start) / config.batch_sequences))
-        optimizer.clip(config.optimizer.clip)
-        optimizer.step(multiplier(config.schedule, number % config.steps, config.steps))
-        _wait(device)
+        take_step(run, number % run.config.steps)
+        _wait(world.device)
         return time.perf_counter() - began
 
     return step
