@@ -10,7 +10,7 @@ import yaml
 from sweeper.config.keys import GRID_KEYS, SHARED_SECTIONS, SHARED_SETTINGS
 from sweeper.config.locate import conf_folders, group_options
 from sweeper.errors import ConfigError
-from sweeper.grid.leaves import SECTIONS, VALUES, Leaf, leaf
+from sweeper.grid.leaves import INNER_SECTIONS, SECTIONS, VALUES, Leaf, leaf
 from sweeper.typed import convert, did_you_mean
 
 ARMS = "arms."
@@ -186,5 +186,13 @@ def _meant(key: str, place: str, own: Mapping[str, Any]) -> tuple[Kind, str, Any
     groups = group_options(conf_folders())
     if key in groups:
         return "group", key, str
+    last = key.rpartition(".")[2]
+    if key in INNER_SECTIONS and last in groups:
+        raise ConfigError(
+            f"{place}: {key!r} is a group of settings; choose one of its presets by {last}=… "
+            f"({', '.join(sorted(groups[last]))}) or set them one by one"
+        )
+    if head == "grid" and rest:
+        raise ConfigError(f"{place}: no setting {key!r}; an axis of the grid is axes.{rest}=…")
     target = _leaf(key, place, own, [*SHARED_SETTINGS, *groups, *GRID_KEYS, "scale", "arm"])
     return "setting", target.path, target.kind

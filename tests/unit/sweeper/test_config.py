@@ -428,6 +428,13 @@ class TestErrors:
         ("override", "expected"),
         [
             ("model.widht=3", "override 'model.widht=3': no setting 'model.widht'; did you mean 'model.width'?"),
+            (
+                "model.vectors=hg",
+                "override 'model.vectors=hg': 'model.vectors' is a group of settings; choose one of its presets by "
+                "vectors=… (decay_all, dnp, dnp_or, dp, er, hg, hg_dnp_or, iwd, noscale, noscale_but_final, or, standard, "
+                "unified) or set them one by one",
+            ),
+            ("grid.lr=0.1,0.2", "override 'grid.lr=0.1,0.2': no setting 'grid.lr'; an axis of the grid is axes.lr=…"),
             ("modle=tiny", "override 'modle=tiny': no setting 'modle'; did you mean 'model'?"),
             ("model=tinny", "override 'model=tinny': no model 'tinny'; did you mean 'tiny'?"),
             ("cluster.gpu.mfx=1", "override 'cluster.gpu.mfx=1': no setting 'cluster.gpu.mfx'; did you mean 'cluster.gpu.mfu'?"),
