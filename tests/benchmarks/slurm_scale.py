@@ -21,8 +21,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from builders import run_record, run_spec
 from slurm_cluster import missing, slurm_cluster
 
-from sweeper.records import SweepFolder, plain
+from sweeper.records import SweepFolder
 from sweeper.sources import collect_sweep
+from sweeper.typed import plain
 
 GRID = ("axes.tokens=range(16384,16384+2048*200,2048)", "derive.lr=geom(0.01,1,5)")
 PROFILE = ("cluster.scheduler=slurm", "cluster.slurm.gpus_per_node=0", "cluster.slurm.cpus_per_process=1")
