@@ -8,6 +8,7 @@ package `kernels` needs no torch.
 from kernels.chunked import linear_cross_entropy
 from kernels.gram import newton_schulz
 from kernels.grouped import grouped_linear
+from kernels.in_place import sphere_step_
 from kernels.reference import (
     causal_logsumexp,
     cross_entropy,
@@ -16,7 +17,6 @@ from kernels.reference import (
     linear,
     matrix_radius,
     rms_norm,
-    sphere_step,
 )
 
 __all__ = [
@@ -30,5 +30,5 @@ __all__ = [
     "matrix_radius",
     "newton_schulz",
     "rms_norm",
-    "sphere_step",
+    "sphere_step_",
 ]

@@ -32,7 +32,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from kernels.primitives import joint_radius, matrix_radius, newton_schulz, sphere_step
+from kernels.primitives import joint_radius, matrix_radius, newton_schulz, sphere_step_
 from kernels.triton.found import lacking as lacking_triton
 from kernels.triton.newton_schulz import newton_schulz as newton_schulz_triton
 from kernels.triton.sphere_step import sphere_step_ as sphere_step_triton
@@ -363,18 +363,19 @@ class Optimizer:
         return function(update, self.optimizer.ns_steps, DTYPES[self.optimizer.ns_dtype])
 
     def _moved(self, i: int, direction: Tensor, multiplier: float | Tensor) -> Tensor:
+        """The parameters of a group after the step; `direction` is used up."""
         group, weight = self.groups[i], torch.stack(self._parts(i))
         rate: float | Tensor = multiplier * group.rate
         decay: float | Tensor = multiplier * group.decay
         if self.stacked:
             rate, decay = ((multiplier * each).to(weight.dtype) for each in self.scalars[i])
         if group.on_sphere:
-            return sphere_step(weight, direction, rate, self.state[i]["radius"], norm=group.radius)
+            return sphere_step_(weight, direction, rate, self.state[i]["radius"], norm=group.radius)
         if group.rule == "muon":
             rate = rate * math.sqrt(group.shape[-2] / group.shape[-1])
         if isinstance(rate, Tensor):
-            return weight * (1 - decay) - direction * rate
-        return torch.add(weight * (1 - decay), direction, alpha=-rate)
+            return weight.mul_(1 - decay).sub_(direction.mul_(rate))
+        return weight.mul_(1 - decay).add_(direction, alpha=-rate)
 
     def _moves_in_place(self, i: int) -> bool:
         return self.triton and self.groups[i].on_sphere and takes_sphere_step_triton(self._parts(i))
@@ -485,9 +486,9 @@ def _rounds(groups: Sequence[Group], layout: Layout) -> Iterator[tuple[tuple[int
 
 
 def momentum_update(optimizer: OptimizerConfig, gradient: Tensor, momentum: Tensor) -> Tensor:
-    """What Muon orthogonalises; `momentum` is updated in place."""
+    """What Muon orthogonalises, with Nesterov in the memory of `gradient`; `momentum` is updated in place."""
     momentum.mul_(optimizer.momentum).add_(gradient)
-    return torch.add(gradient, momentum, alpha=optimizer.momentum) if optimizer.nesterov else momentum
+    return gradient.add_(momentum, alpha=optimizer.momentum) if optimizer.nesterov else momentum
 
 
 def adam_direction(
@@ -496,4 +497,5 @@ def adam_direction(
     """Adam's direction; both moments are updated in place."""
     mean.lerp_(gradient, 1 - optimizer.beta1)
     square.mul_(optimizer.beta2).addcmul_(gradient, gradient, value=1 - optimizer.beta2)
-    return mean / ((square.sqrt() / now.square_bias + optimizer.eps) * now.mean_bias)
+    scale = square.sqrt().div_(now.square_bias).add_(optimizer.eps).mul_(now.mean_bias)
+    return torch.div(mean, scale, out=scale)

@@ -5,7 +5,7 @@ from kernels import primitives, reference
 
 
 def test_every_primitive_of_the_seam_has_a_reference():
-    assert all(hasattr(reference, name) for name in primitives.__all__)
+    assert all(hasattr(reference, name.rstrip("_")) for name in primitives.__all__)
 
 
 def test_the_package_can_be_imported_without_torch():
