@@ -17,7 +17,8 @@ import torch
 from muonh_step import GPU_MODELS, RATES, configured
 from torch import Tensor
 
-from kernels.primitives import matrix_radius, newton_schulz, sphere_step
+from kernels.primitives import matrix_radius, newton_schulz
+from kernels.reference import sphere_step
 from kernels.triton.found import lacking as lacking_triton
 from kernels.triton.newton_schulz import newton_schulz as newton_schulz_triton
 from kernels.triton.sphere_step import sphere_step_ as sphere_step_triton
