@@ -68,7 +68,7 @@ golden: setup ## Rewrite the golden files; review the difference before committi
 	@$(BIN)/pytest --golden -m 'not slow' tests/golden
 	@git status --short -- tests/golden
 
-bench: setup ## Benchmarks (20 minutes on 2 quiet cores), or BENCH="NAME …"; BENCH_JSON=FILE also writes their numbers
+bench: setup ## Benchmarks (half an hour on 2 quiet cores), or BENCH="NAME …"; BENCH_JSON=FILE also writes their numbers
 	@shopt -s nullglob; found=(tests/benchmarks/*.py); \
 	if [ -n '$(BENCH)' ]; then found=($(patsubst %,tests/benchmarks/%.py,$(BENCH))); fi; \
 	if [ -n '$(BENCH_FLAGS)' ]; then found=($$(grep -l -e --device "$${found[@]}")); fi; \
