@@ -117,7 +117,9 @@ def compare(one: Callable[[], None], other: Callable[[], None], device: torch.de
 def stepper(
     train: TrainConfig | Sequence[TrainConfig], execution: Execution, world: World | None = None
 ) -> Callable[[int], float]:
-    """Makes a model and gives a function that trains one step of it, without measuring stability; it returns seconds.
+    """Makes a model and gives a function that trains one step of it; it returns seconds.
+
+    This process trains it alone and measures no stability, whatever the layout of the runs that are to come.
 
     Args:
         train: A run, or the members of a stack.
@@ -125,7 +127,7 @@ def stepper(
     """
     members = (train,) if isinstance(train, TrainConfig) else tuple(train)
     world = world or join(execution.device)
-    run = prepare(members, replace(execution, stability_every=0), world)
+    run = prepare(members, replace(execution, layout="ddp", shard_processes=0, stability_every=0), world)
     if execution.compile == "on":
         compile_blocks(run.model, execution)
 

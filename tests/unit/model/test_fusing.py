@@ -25,7 +25,7 @@ from model.config import (
 )
 from model.fusing import stack_key, stackable
 from model.train import TAKEN_OVER, Member, train
-from model.trial import Trial, try_out
+from model.trial import Trial, time_steps, try_out
 
 MODEL = ModelConfig(width=16, depth=2, head_size=8, kv_heads=1, attention_ratio=1, vocab=8, context=16)
 ALWAYS = CheckpointConfig(every_s=1e-9, background=False)
@@ -374,6 +374,13 @@ def test_a_trial_leaves_no_trace(tmp_path):
     assert isinstance(trial, Trial)
     assert torch.equal(state, torch.random.get_rng_state())
     assert not list(tmp_path.iterdir())
+
+
+def test_steps_of_a_run_that_several_processes_are_to_share_are_timed_by_one():
+    execution = Execution(device="cpu", layout="hsdp", shard_processes=4)
+    timed = time_steps(config(), execution, steps=3, limit_s=60.0)
+    assert len(timed.steps_s) == 3
+    assert min(timed.steps_s) > 0
 
 
 def test_a_stack_is_trained_by_one_process(tmp_path, monkeypatch):
