@@ -1,4 +1,4 @@
-"""A step of training, and a pass over the validation set, on this rank's part of the batch."""
+"""A run as this process holds it, a step of its training, and a pass over the validation set."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
